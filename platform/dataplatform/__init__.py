@@ -1,0 +1,1 @@
+"""One Dagster project from contracts in Git to tables, lineage, decisions and service levels on BigQuery."""

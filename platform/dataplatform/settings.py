@@ -1,0 +1,119 @@
+"""Every setting of the platform, with its default and meaning. Nothing else in the code reads the environment."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+STACK_FILE = "stack.json"
+"""In the data folder: what the local stack remembers (ports, first hour), written by `dataplatform up`."""
+
+
+class Settings(BaseSettings):
+    """Read from `DATAPLATFORM_<NAME>`; where the environment is local, then from the running local stack."""
+
+    model_config = SettingsConfigDict(env_prefix="DATAPLATFORM_", env_nested_delimiter="__", frozen=True, extra="ignore")
+
+    env: Literal["local", "gcp"] = Field("local", description="Where the platform runs: this machine, or Google Cloud.")
+    data_dir: Path = Field(Path(".data"), description="Local only: folder of the stack's data, logs and landing files.")
+    schemas_dir: Path = Field(Path("schemas"), description="Folder of the contracts.")
+
+    project: str = Field("local", description="Google Cloud project that runs jobs and holds the datasets.")
+    location: str = Field("US", description="BigQuery location of the datasets and jobs.")
+    dataset_prefix: str = Field("", description="Put before every dataset's name, such as `staging_`.")
+    bucket: str = Field("landing", description="Bucket of the landing; locally a folder below `<data_dir>/gcs`.")
+    bigquery_endpoint: str | None = Field(None, description="REST endpoint of the embedded BigQuery server; unset on GCP.")
+    bigquery_grpc_endpoint: str | None = Field(None, description="host:port of the embedded Storage API; unset on GCP.")
+    max_bytes_billed: int = Field(1 << 40, description="Bytes one query may scan before BigQuery refuses it.")
+
+    first_hour: datetime = Field(description="First hour (UTC) that has partitions. Required on GCP.")
+    lookback_hours: int = Field(168, ge=1, description="How far back (hours) an event id is known, for duplicates.")
+
+    collector_host: str = Field("127.0.0.1", description="Address the collector listens on.")
+    collector_port: int = Field(8080, description="Port the collector listens on.")
+    write_keys: dict[str, str] = Field(
+        default_factory=dict, description="Write key → name of the source. Locally the key `local` always exists."
+    )
+    landing_rotate_seconds: float = Field(
+        1.0, gt=0, description="Oldest age of an open landing file before it is finished."
+    )
+    landing_rotate_bytes: int = Field(64 << 20, description="Largest size of an open landing file.")
+    accept_received_at: bool = Field(
+        False, description="Local only: take `X-Received-At` for the received time, so that the past can be simulated."
+    )
+
+    connections: dict[str, SecretStr] = Field(default_factory=dict, description="Name → URI of a source database.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_by_environment(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("env", "local") == "local":
+            values.setdefault("first_hour", _floor_hour(datetime.now(UTC)) - timedelta(hours=24))
+            values["write_keys"] = {"local": "local"} | dict(values.get("write_keys") or {})
+        return values
+
+    @model_validator(mode="after")
+    def _only_local(self) -> "Settings":
+        if self.env == "gcp" and self.accept_received_at:
+            raise ValueError("accept_received_at is for the local environment only")
+        if self.first_hour.tzinfo is None:
+            raise ValueError("first_hour needs a time zone, such as 2026-01-01T00:00:00Z")
+        return self
+
+    @property
+    def landing_url(self) -> str:
+        """URL of the landing's root: `gs://<bucket>`, locally a `file://` folder that the embedded server also sees."""
+        if self.env == "gcp":
+            return f"gs://{self.bucket}"
+        return (self.data_dir / "gcs" / self.bucket).resolve().as_uri()
+
+    def dataset(self, name: str) -> str:
+        """Name of a dataset in this environment."""
+        return f"{self.dataset_prefix}{name}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del dotenv_settings
+        return (init_settings, env_settings, StackSource(settings_cls, env_settings), file_secret_settings)
+
+
+class StackSource(PydanticBaseSettingsSource):
+    """What the local stack remembers, so that every command finds the running servers."""
+
+    def __init__(self, settings_cls: type[BaseSettings], environment: PydanticBaseSettingsSource) -> None:
+        super().__init__(settings_cls)
+        self.environment = environment
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        known = self.environment()
+        if known.get("env", "local") != "local":
+            return {}
+        file = Path(known.get("data_dir", ".data")) / STACK_FILE
+        if not file.exists():
+            return {}
+        settings: dict[str, Any] = json.loads(file.read_text()).get("settings", {})
+        return settings
+
+
+def _floor_hour(time: datetime) -> datetime:
+    return time.replace(minute=0, second=0, microsecond=0)
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """Settings of this process, read once."""
+    return Settings()  # type: ignore[call-arg]  # first_hour comes from the validator or the environment
