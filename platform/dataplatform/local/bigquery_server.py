@@ -1,0 +1,80 @@
+"""The embedded BigQuery server as this platform runs it. Started by file path with the Python of `.venv-bigquery`, where this
+package is not installed: it imports nothing of it.
+
+What it adds to `local-bigquery`: DuckDB's memory is bounded (it would take 80 % of the machine's), DuckDB starts with its
+extensions loaded from their wheels' import, and jobs that a killed predecessor left RUNNING are ended, so that clients that
+wait for them are told instead of waiting for ever.
+"""
+
+import argparse
+import functools
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--grpc-port", type=int, required=True)
+    parser.add_argument("--project", default="local")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--memory-limit", default="4GB", help="DuckDB's, for all statements together")
+    arguments = parser.parse_args()
+    arguments.data_dir.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("GCS_LOCAL_ROOT", str(arguments.data_dir / "gcs"))
+
+    bound_memory(arguments.memory_limit, arguments.data_dir / "spill")
+    from local_bigquery.settings import settings
+
+    settings.bigquery_host = "127.0.0.1"
+    settings.bigquery_port = arguments.port
+    settings.grpc_port = arguments.grpc_port
+    settings.default_project_id = arguments.project
+    settings.data_dir = arguments.data_dir
+    end_lost_jobs()
+
+    import uvicorn
+    from local_bigquery.grpc import server
+
+    grpc_server, _ = server.start("127.0.0.1", arguments.grpc_port)
+    uvicorn.run("local_bigquery:app", host="127.0.0.1", port=arguments.port, log_level="warning", access_log=False)
+    grpc_server.stop(None)
+
+
+def bound_memory(limit: str, spill: Path) -> None:
+    """Every database that this process opens in memory gets the limit and a folder to spill to."""
+    import duckdb
+
+    connect = duckdb.connect
+
+    @functools.wraps(connect)
+    def bounded(database: str = ":memory:", read_only: bool = False, config: dict[str, Any] | None = None) -> Any:
+        bounds = {"memory_limit": limit, "temp_directory": str(spill)}
+        return connect(database, read_only=read_only, config=bounds | (config or {}))
+
+    duckdb.connect = bounded
+
+
+def end_lost_jobs() -> None:
+    """Jobs that no process runs any more become DONE with an error that BigQuery's clients treat as retryable."""
+    from local_bigquery.engine import database
+
+    error = {"reason": "backendError", "message": "The server was restarted while the job ran."}
+    for project, job, resource in database.fetch(
+        "SELECT project_id, job_id, resource FROM emulator.jobs WHERE state <> 'DONE'"
+    ):
+        ended = json.loads(resource)
+        ended["status"] = {"state": "DONE", "errorResult": error, "errors": [error]}
+        ended.setdefault("statistics", {})["endTime"] = str(time.time_ns() // 1_000_000)
+        database.execute(
+            "UPDATE emulator.jobs SET state = 'DONE', resource = ? WHERE project_id = ? AND job_id = ?",
+            [json.dumps(ended), project, job],
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Fixtures of the whole suite: the embedded servers, started once a session (a worker, under pytest-xdist), and settings for a test."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataplatform.local.servers import Server, bigquery_command, free_ports, mongo_command
+from dataplatform.settings import Settings
+
+SettingsFor = Callable[..., Settings]
+
+
+class BigQuery:
+    """The embedded BigQuery server of this session. `kill` is SIGKILL; `start` brings it back with its data, on its ports."""
+
+    project = "local"
+
+    def __init__(self, folder: Path) -> None:
+        port, grpc_port = free_ports(2)
+        self.data_dir = folder
+        self.gcs_root = folder / "gcs"
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.grpc_endpoint = f"127.0.0.1:{grpc_port}"
+        self._server = Server(
+            "bigquery",
+            bigquery_command(folder, port, grpc_port, memory_limit="2GB"),
+            log=folder / "server.log",
+            ready_url=self.endpoint,
+            start_seconds=120,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._server.pid
+
+    @property
+    def running(self) -> bool:
+        return self._server.process is not None
+
+    def start(self) -> None:
+        self._server.start()
+
+    def kill(self) -> None:
+        self._server.kill()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+class Mongo:
+    """The MongoDB-protocol server of this session; with DATAPLATFORM_TEST_MONGO_URI that one, which `kill` cannot kill."""
+
+    def __init__(self, folder: Path, uri: str | None) -> None:
+        self._server: Server | None = None
+        if uri is None:
+            (port,) = free_ports(1)
+            uri = f"mongodb://127.0.0.1:{port}/"
+            self._server = Server(
+                "mongo",
+                mongo_command(folder / "data", port),
+                log=folder / "server.log",
+                ready_port=port,
+                start_seconds=60,
+            )
+        self.uri = uri
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is the embedded server, so that a test may kill it."""
+        return self._server is not None
+
+    @property
+    def pid(self) -> int:
+        assert self._server is not None, "not the embedded server"
+        return self._server.pid
+
+    @property
+    def running(self) -> bool:
+        return self._server is None or self._server.process is not None
+
+    def start(self) -> None:
+        if self._server is not None:
+            self._server.start()
+
+    def kill(self) -> None:
+        assert self._server is not None, "a server given by DATAPLATFORM_TEST_MONGO_URI is not ours to kill"
+        self._server.kill()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+
+
+@pytest.fixture(scope="session")
+def bigquery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BigQuery]:
+    """The embedded BigQuery server. A test that kills it starts it again before it ends."""
+    server = BigQuery(tmp_path_factory.mktemp("bigquery"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongo]:
+    """The MongoDB-protocol server. A test that kills it (only when `embedded`) starts it again before it ends."""
+    server = Mongo(tmp_path_factory.mktemp("mongo"), os.environ.get("DATAPLATFORM_TEST_MONGO_URI"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def dataset_prefix() -> str:
+    """A prefix that no other test's datasets have: the server is shared by the session."""
+    return f"t{uuid.uuid4().hex[:10]}_"
+
+
+@pytest.fixture
+def settings_for(tmp_path: Path, bigquery: BigQuery, dataset_prefix: str) -> SettingsFor:
+    """Makes the settings of a test: a data folder of its own, the session's server, datasets and bucket of its own.
+
+    Its landing lies in a bucket below the server's `gcs_root`, so that load jobs by `gs://` find the files. Anything can be overridden.
+    """
+
+    def make(**overrides: Any) -> Settings:
+        bucket = dataset_prefix.rstrip("_")
+        data_dir = tmp_path / "data"
+        if not data_dir.exists():
+            data_dir.mkdir()
+            (data_dir / "gcs").symlink_to(bigquery.gcs_root, target_is_directory=True)
+        values: dict[str, Any] = {
+            "env": "local",
+            "data_dir": data_dir,
+            "bucket": bucket,
+            "project": bigquery.project,
+            "bigquery_endpoint": bigquery.endpoint,
+            "bigquery_grpc_endpoint": bigquery.grpc_endpoint,
+            "dataset_prefix": dataset_prefix,
+            "first_hour": datetime.fromisoformat("2026-01-01T00:00:00Z"),
+        }
+        return Settings(**(values | overrides))
+
+    return make
