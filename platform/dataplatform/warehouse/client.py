@@ -544,7 +544,7 @@ def _typed(name: str | None, kind: str, value: Any) -> Any:
     if kind.startswith("ARRAY<STRUCT<"):
         element = kind[len("ARRAY<") : -1]
         items = [_typed(None, element, item) for item in value]
-        return bigquery.ArrayQueryParameter(name, items[0].struct_type if items else _struct_type(element), items)
+        return bigquery.ArrayQueryParameter(name, _struct_type(element), items)
     if kind.startswith("ARRAY<"):
         return bigquery.ArrayQueryParameter(name, kind[len("ARRAY<") : -1], list(value))
     if kind.startswith("STRUCT<"):
@@ -553,9 +553,11 @@ def _typed(name: str | None, kind: str, value: Any) -> Any:
 
 
 def _struct_type(kind: str) -> Any:
-    return bigquery.StructQueryParameterType(
-        *(bigquery.ScalarQueryParameterType(type_, name=key) for key, type_ in _members(kind))
-    )
+    members = [
+        bigquery.ScalarQueryParameterType(type_, name=key)  # type: ignore[no-untyped-call]
+        for key, type_ in _members(kind)
+    ]
+    return bigquery.StructQueryParameterType(*members)  # type: ignore[no-untyped-call]
 
 
 def _members(kind: str) -> list[tuple[str, str]]:
