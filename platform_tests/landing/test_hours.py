@@ -96,9 +96,7 @@ def test_what_else_lies_in_the_folder_is_no_hour_and_no_file(local: Landing) -> 
     assert list(local.states()) == [HOUR]
 
 
-def test_many_closers_and_late_files_never_lose_a_file(
-    landing: Landing, another: Callable[[Landing], Landing]
-) -> None:
+def test_many_closers_and_late_files_never_lose_a_file(landing: Landing, another: Callable[[Landing], Landing]) -> None:
     digests: list[int] = []
     stop = threading.Event()
 
