@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field as PydanticField, StringConstraints
+from pydantic import BaseModel, ConfigDict, StrictBool, StrictFloat, StrictInt, StrictStr, StringConstraints
+from pydantic import Field as PydanticField
 
 FieldType = Literal["STRING", "INT64", "FLOAT64", "NUMERIC", "BOOL", "TIMESTAMP", "DATE", "JSON", "STRUCT"]
 """BigQuery's (GoogleSQL's) names of the types a field may have."""
@@ -16,31 +17,38 @@ MAX_STRUCT_DEPTH = 15
 MAX_NAME_LENGTH = 300
 """BigQuery's limit of a column name, in characters."""
 
-type Scalar = str | int | float | bool
+type Scalar = StrictStr | StrictInt | StrictFloat | StrictBool
+"""A constant as YAML gives it; `values.exact_value` tells what it is in its field's type."""
+type Bound = StrictInt | StrictFloat | StrictStr
 
 
 class Field(BaseModel):
-    """One field of a contract: a leaf, a STRUCT, or a repeated one of either."""
+    """One field of a contract: a leaf, a STRUCT, or a repeated one of either.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    The model holds the form; that a tree of fields can become a table is checked by `rules.field_mistakes`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=MAX_NAME_LENGTH)] = (
         PydanticField(description="Name of the key in the event's JSON, and (after flattening) of the column.")
     )
     type: FieldType = PydanticField(description="GoogleSQL type of the column.")
-    required: bool = PydanticField(False, description="An event without it, or with null, is rejected.")
-    repeated: bool = PydanticField(False, description="A list of values; becomes a REPEATED column.")
+    required: StrictBool = PydanticField(False, description="An event without it, or with null, is rejected.")
+    repeated: StrictBool = PydanticField(False, description="A list of values; becomes a REPEATED column.")
     description: str = PydanticField("", description="What it means; becomes the column's description.")
-    pii: bool = PydanticField(False, description="Holds personal data; the column is marked and followed by lineage.")
-    values: tuple[Scalar, ...] | None = PydanticField(None, description="The only values allowed (an enumeration).")
-    min: float | int | str | None = PydanticField(
-        None, description="Smallest value allowed, inclusive; numbers, and text for NUMERIC, DATE and TIMESTAMP."
+    pii: StrictBool = PydanticField(
+        False, description="Holds personal data; the column is marked and followed by lineage."
     )
-    max: float | int | str | None = PydanticField(
-        None, description="Largest value allowed, inclusive; numbers, and text for NUMERIC, DATE and TIMESTAMP."
+    values: tuple[Scalar, ...] | None = PydanticField(None, description="The only values allowed (an enumeration).")
+    min: Bound | None = PydanticField(
+        None, description="Smallest value allowed, inclusive; a number, or text for NUMERIC, DATE and TIMESTAMP."
+    )
+    max: Bound | None = PydanticField(
+        None, description="Largest value allowed, inclusive; a number, or text for NUMERIC, DATE and TIMESTAMP."
     )
     pattern: str | None = PydanticField(
-        None, description="RE2 regular expression that the whole of a STRING must match."
+        None, description="RE2 regular expression that the whole of a STRING must match (see patterns.py)."
     )
     fields: tuple["Field", ...] = PydanticField((), description="The fields of a STRUCT.")
 
