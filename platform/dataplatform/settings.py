@@ -1,6 +1,8 @@
 """Every setting of the platform, with its default and meaning. Nothing else in the code reads the environment."""
 
 import json
+import os
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +18,9 @@ STACK_FILE = "stack.json"
 class Settings(BaseSettings):
     """Read from `DATAPLATFORM_<NAME>`; where the environment is local, then from the running local stack."""
 
-    model_config = SettingsConfigDict(env_prefix="DATAPLATFORM_", env_nested_delimiter="__", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="DATAPLATFORM_", env_nested_delimiter="__", frozen=True, extra="ignore"
+    )
 
     env: Literal["local", "gcp"] = Field("local", description="Where the platform runs: this machine, or Google Cloud.")
     data_dir: Path = Field(Path(".data"), description="Local only: folder of the stack's data, logs and landing files.")
@@ -26,8 +30,13 @@ class Settings(BaseSettings):
     location: str = Field("US", description="BigQuery location of the datasets and jobs.")
     dataset_prefix: str = Field("", description="Put before every dataset's name, such as `staging_`.")
     bucket: str = Field("landing", description="Bucket of the landing; locally a folder below `<data_dir>/gcs`.")
-    bigquery_endpoint: str | None = Field(None, description="REST endpoint of the embedded BigQuery server; unset on GCP.")
+    bigquery_endpoint: str | None = Field(
+        None, description="REST endpoint of the embedded BigQuery server; unset on GCP."
+    )
     bigquery_grpc_endpoint: str | None = Field(None, description="host:port of the embedded Storage API; unset on GCP.")
+    bigquery_memory_limit: str = Field(
+        "4GB", description="Local only: memory of the embedded BigQuery server's engine."
+    )
     max_bytes_billed: int = Field(1 << 40, description="Bytes one query may scan before BigQuery refuses it.")
 
     first_hour: datetime = Field(description="First hour (UTC) that has partitions. Required on GCP.")
@@ -75,6 +84,20 @@ class Settings(BaseSettings):
         """Name of a dataset in this environment."""
         return f"{self.dataset_prefix}{name}"
 
+    def described(self) -> list["Described"]:
+        """Every setting with its value (secrets masked), where the value comes from, and what it means."""
+        environment = {name.lower() for name in os.environ}
+        stack = _of_the_stack(self.data_dir) if self.env == "local" else {}
+        described: list[Described] = []
+        for name, field in type(self).model_fields.items():
+            variable = f"{self.model_config['env_prefix']}{name}".lower()
+            if any(known == variable or known.startswith(f"{variable}__") for known in environment):
+                source: Source = "environment"
+            else:
+                source = "stack" if name in stack else "default"
+            described.append(Described(name, _shown(name, getattr(self, name)), source, field.description or ""))
+        return described
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -102,11 +125,43 @@ class StackSource(PydanticBaseSettingsSource):
         known = self.environment()
         if known.get("env", "local") != "local":
             return {}
-        file = Path(known.get("data_dir", ".data")) / STACK_FILE
-        if not file.exists():
-            return {}
-        settings: dict[str, Any] = json.loads(file.read_text()).get("settings", {})
-        return settings
+        return _of_the_stack(Path(known.get("data_dir", ".data")))
+
+
+Source = Literal["environment", "stack", "default"]
+
+
+@dataclass(frozen=True)
+class Described:
+    """One setting as `dataplatform settings` prints it; `value` has its secrets masked."""
+
+    name: str
+    value: str
+    source: Source
+    meaning: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return f"DATAPLATFORM_{self.name.upper()}"
+
+
+def _of_the_stack(data_dir: Path) -> dict[str, Any]:
+    try:
+        settings: dict[str, Any] = json.loads((data_dir / STACK_FILE).read_text()).get("settings", {})
+    except FileNotFoundError:
+        return {}
+    return settings
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "write_keys":  # the keys are the secret; that `local` exists everybody knows
+        value = {key if key == "local" else "*" * 10: source for key, source in value.items()}
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={one}" for key, one in value.items()) or "none"
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return "none" if value is None else str(value)
 
 
 def _floor_hour(time: datetime) -> datetime:
@@ -116,4 +171,4 @@ def _floor_hour(time: datetime) -> datetime:
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
     """Settings of this process, read once."""
-    return Settings()  # type: ignore[call-arg]  # first_hour comes from the validator or the environment
+    return Settings()  # first_hour comes from the validator or the environment

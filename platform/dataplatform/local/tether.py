@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 
+LOCKED = 75
+"""Exit status of the guard when another stack holds the lock."""
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 

@@ -1,0 +1,147 @@
+"""The supervised stack, with real services: started again when they die, nothing left behind whoever is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dataplatform.local.stack import allot_ports, is_running
+
+PROGRAM = str(Path(sys.executable).with_name("dataplatform"))
+
+
+class Stack:
+    """`dataplatform …` with a data folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "DATAPLATFORM_DATA_DIR": str(folder)}
+
+    def run(self, *arguments: str, fails: bool = False) -> str:
+        done = subprocess.run(
+            [PROGRAM, *arguments], env=self.environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def status(self) -> dict[str, dict]:
+        done = subprocess.run([PROGRAM, "status", "--json"], env=self.environment, capture_output=True, check=False)
+        return json.loads(done.stdout)
+
+    def memory(self) -> dict:
+        return json.loads((self.folder / "stack.json").read_text())
+
+    def processes(self) -> set[int]:
+        """Every process that was started for this folder."""
+        found = set()
+        for process in psutil.process_iter(["pid", "cmdline"]):
+            line = " ".join(process.info["cmdline"] or [])
+            if str(self.folder) in line and process.pid != os.getpid():
+                found.add(process.pid)
+        return found
+
+    def nothing_left(self, seconds: float = 20) -> bool:
+        return until(lambda: not self.processes() and not is_running(self.folder), seconds)
+
+
+def until(holds, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.fixture
+def stack(tmp_path):
+    stack = Stack(tmp_path / "data")
+    yield stack
+    stack.run("down")
+    assert stack.nothing_left()
+
+
+def test_a_service_that_dies_is_started_again_where_it_was(stack):
+    stack.run("up", "mongo")
+    before = stack.status()["mongo"]
+    os.kill(before["pid"], signal.SIGKILL)
+    assert until(lambda: stack.status()["mongo"]["restarts"] == 1 and stack.status()["mongo"]["state"] == "running", 20)
+    after = stack.status()["mongo"]
+    assert after["url"] == before["url"]
+    assert after["pid"] != before["pid"]
+    assert after["last_exit"] == "was ended by SIGKILL"
+
+
+def test_up_again_changes_nothing_and_can_add_a_service(stack):
+    stack.run("up", "mongo")
+    before = stack.status()["mongo"]["pid"]
+    stack.run("up", "mongo")
+    stack.run("up", "bigquery")
+    status = stack.status()
+    assert status["mongo"]["pid"] == before
+    assert status["bigquery"]["state"] == "running"
+    assert status["bigquery"]["project"] == "local"
+    assert stack.run("down", "bigquery") == "stopped bigquery\n"
+    assert stack.status()["mongo"]["pid"] == before
+
+
+def test_ports_and_first_hour_are_remembered(stack):
+    stack.run("up", "mongo")
+    before = stack.memory()
+    stack.run("down")
+    assert stack.status()["mongo"]["state"] == "stopped"
+    stack.run("up", "mongo")
+    after = stack.memory()
+    assert after["ports"] == before["ports"]
+    assert after["settings"] == before["settings"]
+    assert after["settings"]["first_hour"]
+
+
+def test_two_at_once_start_one_stack(stack):
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda _: stack.run("up", "mongo"), range(3)))
+    assert len([line for line in stack.processes() if "guard.py" in " ".join(psutil.Process(line).cmdline())]) == 1
+
+
+@pytest.mark.parametrize("victims", [["supervisor"], ["guard"], ["guard", "supervisor"], ["supervisor", "guard"]])
+def test_no_orphan_when_the_stack_is_killed(stack, victims):
+    stack.run("up", "mongo")
+    memory = stack.memory()
+    for victim in victims:
+        os.kill(memory[victim], signal.SIGKILL)
+    assert stack.nothing_left()
+
+
+def test_in_the_foreground_it_ends_with_ctrl_c_and_with_a_kill_of_the_command(stack):
+    for number in (signal.SIGINT, signal.SIGKILL):
+        process = subprocess.Popen([PROGRAM, "up", "mongo", "--foreground"], env=stack.environment)
+        assert until(lambda: stack.folder.exists() and "mongo" in stack.status(), 20)
+        assert until(lambda: stack.status()["mongo"]["state"] == "running", 20)
+        time.sleep(0.5)
+        process.send_signal(number)
+        process.wait(20)
+        assert stack.nothing_left()
+
+
+def test_an_unknown_service_is_an_error_with_the_names(stack):
+    assert "one of bigquery, mongo" in stack.run("up", "mysql", fails=True)
+    assert "no such service" in stack.run("logs", "mysql", fails=True)
+
+
+def test_a_port_that_is_taken_is_replaced_by_the_next_free_one():
+    import socket
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        ports = allot_ports({"b": taken}, {"a": taken, "b": taken})
+    assert len(set(ports.values())) == 2
+    assert taken not in ports.values()
