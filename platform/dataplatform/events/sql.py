@@ -96,9 +96,7 @@ def counts_statement(contracts: Iterable[EventContract], tables: Tables) -> str:
     raise NotImplementedError
 
 
-def rejected_scripts(
-    contracts: Mapping[str, EventContract], rejecting: Iterable[str], tables: Tables
-) -> list[str]:
+def rejected_scripts(contracts: Mapping[str, EventContract], rejecting: Iterable[str], tables: Tables) -> list[str]:
     """Rejected rows of the range, with all reasons, into `events.rejected`.
 
     `rejecting` names the events that have any (from `counts_statement`); names without a contract are unknown events.
