@@ -156,6 +156,12 @@ class Landing:
                 states[hour] = HourState.REOPENED
         return states
 
+    def manifests(self, since: datetime | None = None) -> dict[datetime, Manifest]:
+        """The manifest of every hour that was ever closed (from `since` on), by one listing; re-opened hours have their old one."""
+        offset = None if since is None else f"{self.stream}/{hour_path(since)}"
+        _, entries = self._listed(self._list("", offset))
+        return dict(sorted(zip(entries, self._read_manifests(entries), strict=True)))
+
     def settle(self, until: datetime, timeout_seconds: float = 60.0) -> None:
         """Wait until what writers hold open for hours before `until` is finished; finish what dead writers left.
 
