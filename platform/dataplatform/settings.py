@@ -54,6 +54,25 @@ class Settings(BaseSettings):
     accept_received_at: bool = Field(
         False, description="Local only: take `X-Received-At` for the received time, so that the past can be simulated."
     )
+    collector_max_queued_bytes: int = Field(
+        96 << 20, gt=0, description="Bytes received and not yet durable above which the collector answers 503."
+    )
+    collector_min_free_bytes: int = Field(
+        256 << 20, ge=0, description="Free bytes of the landing's disk below which the collector answers 503."
+    )
+    collector_events_per_second: float = Field(
+        0, ge=0, description="Events one write key may send a second, on average, before 429; 0 for no limit."
+    )
+    collector_burst_events: int = Field(
+        20_000, ge=1000, description="Events a write key may send at once after a silence, where there is a limit."
+    )
+    collector_request_seconds: float = Field(
+        30, gt=0, description="Seconds a client may take to send one whole request, before 408."
+    )
+    collector_idle_seconds: float = Field(75, gt=0, description="Seconds a connection may be silent between requests.")
+    collector_max_connections: int = Field(
+        10_000, gt=0, description="Connections of one collector process; more are answered 503 and closed."
+    )
 
     connections: dict[str, SecretStr] = Field(default_factory=dict, description="Name → URI of a source database.")
 
