@@ -160,7 +160,7 @@ def _until_healthy(data_dir: Path, names: list[str], say: Say) -> Memory:
                 continue
             if status.state == "running":
                 told.add(name)
-                say(f"{name:<15} {status.url or ''}".rstrip())
+                say(f"{name:<15} {status.details.get('url', status.url) or ''}".rstrip())
             elif status.restarts >= FAILURES:
                 raise PlatformError(
                     f"{name} does not start: it {status.last_exit}\n{log_tail(data_dir, name)}",
