@@ -9,13 +9,14 @@ import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from pydantic import Field as PydanticField
 
-from .documents import Document, Mistake, dotted, read_document
+from .documents import Document, Mistake, dotted, read_data, read_document
 from .documents import Path as DocumentPath
 from .errors import ContractError, Problem
 from .events import ENVELOPE_COLUMNS, EventContract, Word
@@ -110,11 +111,12 @@ def parse_contracts(sources: Sources, root: Path = Path()) -> tuple[Contracts, l
     for path in sorted(sources):
         if not path.startswith(f"{EVENTS_FOLDER}/"):
             continue
-        document = read_document(sources[path])
-        contract, mistakes = _parse_event(document)
-        mistakes += _vocabulary_mistakes(document.data, vocabulary, owners)
-        mistakes += _place_mistakes(path, document.data, contract)
-        problems += _located(root / path, document, mistakes)
+        contract = _good_event(sources[path])
+        if contract is None or _context_mistakes(path, _words(contract), contract, vocabulary, owners):
+            document = read_document(sources[path])
+            contract, mistakes = _validate(EventContract, document)
+            mistakes += _context_mistakes(path, document.data, contract, vocabulary, owners)
+            problems += _located(root / path, document, mistakes)
         if contract is not None:
             found.setdefault(contract.name, []).append((path, contract))
             if len(found[contract.name]) > 1:
@@ -169,8 +171,36 @@ def _support_document(name: str, sources: Sources, root: Path, problems: list[Pr
     return read_document(sources[name])
 
 
-def _parse_event(document: Document) -> tuple[EventContract | None, list[Mistake]]:
-    return _validate(EventContract, document)
+@lru_cache(maxsize=5000)
+def _good_event(content: bytes) -> EventContract | None:
+    """The contract of a file that has no mistake in itself; kept, so that a changed folder is read again in no time."""
+    data = read_data(content)
+    if not isinstance(data, dict):
+        return None
+    try:
+        return EventContract.model_validate(data)
+    except ValidationError:
+        return None
+
+
+def _words(contract: EventContract) -> dict[str, str]:
+    return {
+        "action": contract.action,
+        "object": contract.object,
+        "service": contract.service,
+        "owner": contract.owner,
+    }
+
+
+def _context_mistakes(
+    path: str,
+    data: Any,
+    contract: EventContract | None,
+    vocabulary: Vocabulary | None,
+    owners: Mapping[str, Owner] | None,
+) -> list[Mistake]:
+    """What only the other files and the place of the file can tell."""
+    return [*_vocabulary_mistakes(data, vocabulary, owners), *_place_mistakes(path, data, contract)]
 
 
 def _validate[Model: BaseModel](
@@ -308,11 +338,11 @@ def _resolve(data: Any, location: Sequence[str | int]) -> tuple[DocumentPath, An
     for part in location:
         if part == "[key]":
             return tuple(path), path[-1]
-        if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int)):
-            data = data[part]
-            path.append(part)
-        else:
+        is_there = isinstance(part, int) if isinstance(data, list) else isinstance(data, dict) and part in data
+        if not is_there:
             break
+        data = data[part]
+        path.append(part)
     return tuple(path), data
 
 

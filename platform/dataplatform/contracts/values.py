@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Context, Decimal, InvalidOperation
 
@@ -54,7 +55,7 @@ def _int64(value: str | int | float | bool) -> int:
 
 
 def _float64(value: str | int | float | bool) -> float:
-    if isinstance(value, bool) or isinstance(value, str):
+    if isinstance(value, bool | str):
         raise ValueMistakeError(f"{_shown(value)} is not a number", "write a number without quotes")
     try:
         number = float(value)
@@ -109,7 +110,7 @@ def _shown(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-_READERS = {
+_READERS: dict[str, Callable[[str | int | float | bool], Exact]] = {
     "STRING": _string,
     "INT64": _int64,
     "FLOAT64": _float64,
