@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     bigquery_memory_limit: str = Field(
         "4GB", description="Local only: memory of the embedded BigQuery server's engine."
     )
+    policy_tag: str | None = Field(
+        None, description="Resource name of the policy tag that columns with personal data get; unset: described only."
+    )
     max_bytes_billed: int = Field(1 << 40, description="Bytes one query may scan before BigQuery refuses it.")
 
     first_hour: datetime = Field(description="First hour (UTC) that has partitions. Required on GCP.")
