@@ -79,7 +79,7 @@ class Judge:
 
     def __init__(self, contracts: Mapping[str, EventContract]) -> None:
         self._exact = {name: ExactContract(contract) for name, contract in contracts.items()}
-        self._sure: dict[type, tuple[Callable[[Any], int], str, str]] = {}
+        self._sure: dict[type, tuple[SureKeys, str, str]] = {}
         for contract in contracts.values():
             envelope, sure_keys = compile_sure(contract)
             self._sure[envelope] = (sure_keys, contract.name, contract.version)
@@ -95,17 +95,22 @@ class Judge:
         except (msgspec.MsgspecError, ValueError):
             return self.judge_exactly(raw)
         sure_keys, name, version = self._sure[type(event)]
-        keys = sure_keys(event)
-        # Keys that are twice in the text are once in the decoded event. Every key is followed by a colon, and where no
-        # quote is followed by white space, that colon follows at once: so the two counts differ if any key was lost.
+        keys, colons = sure_keys(event)
+        # Of a key that is twice in the text one is lost in the decoded event. Every key is followed by a colon. So if the
+        # keys and the times, whose colons are known, make up all colons of the text, none was lost. Else a closer look:
+        # where no quote is followed by white space, the colon of a key follows its quote at once.
         if (
-            keys == raw.count(b'":')
-            and len(raw) < MAX_ELEMENTS
-            and (b" " not in raw or b'" ' not in raw)
-            and b"\n" not in raw
-            and b"\r" not in raw
-            and b"\t" not in raw
-            and (b"\\" not in raw or b"\\u0000" not in raw)
+            keys > 0
+            and len(raw) <= 2 * MAX_ELEMENTS
+            and (
+                (colons == raw.count(b":") and b"\\" not in raw)
+                or (
+                    keys == raw.count(b'":')
+                    and b"\\u0000" not in raw
+                    and len(raw.translate(None, b"\n\r\t")) == len(raw)
+                    and (b" " not in raw or b'" ' not in raw)
+                )
+            )
         ):
             return Verdict(name, event.event_id, [], [], version)
         return self.judge_exactly(raw)
@@ -481,8 +486,15 @@ class ExactContract:
 # -- the quick way ----------------------------------------------------------------------------------------------------
 
 
+type SureKeys = Callable[[Any], tuple[int, int]]
+"""Of a decoded event: how many keys its text has, and how many colons outside of its strings of free text, if no key is
+there twice. (0, 0) for what is not surely right."""
+
+NOT_SURE = "return 0, 0"
+
+
 class Source:
-    """Python source of one function that counts an event's keys, or gives -1 for what is not surely right."""
+    """Python source of one SureKeys function."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -497,44 +509,50 @@ class Source:
         self.names[name] = value
         return name
 
-    def compile(self, event: str) -> Callable[[Any], int]:
-        code = compile("\n".join(self.lines), f"<verdict on {event}>", "exec")
+    def compile(self, event: str) -> SureKeys:
+        # Constants are given as defaults of parameters: a local name is found faster than a global one.
+        head = f"def sure_keys(event, {', '.join(f'{name}={name}' for name in self.names)}):"
+        code = compile("\n".join([head, *self.lines]), f"<verdict on {event}>", "exec")
         exec(code, self.names)  # noqa: S102  # nothing of the contract's text is in it, only numbered names
-        return cast(Callable[[Any], int], self.names["sure_keys"])
+        return cast(SureKeys, self.names["sure_keys"])
 
 
-def compile_sure(contract: EventContract) -> tuple[type, Callable[[Any], int]]:
-    """The type an event of this contract decodes to, and what counts its keys (-1: not surely right)."""
+def compile_sure(contract: EventContract) -> tuple[type, SureKeys]:
+    """The type an event of this contract decodes to, and what counts its keys."""
     source = Source()
-    source.add(0, "def sure_keys(event):")
-    source.add(1, "n = 2")
+    keys = (*ENVELOPE_TIMES, *ENVELOPE_TEXTS)
+    source.add(1, f"n = {len(keys) + 2}")
+    source.add(1, "m = 0")
     members: list[Any] = [("event_id", Annotated[str, Meta(min_length=1, max_length=MAX_EVENT_ID)])]
-    for key in (*ENVELOPE_TIMES, *ENVELOPE_TEXTS):
+    for key in keys:
         members.append((key, str | None | UnsetType, UNSET))
         source.add(1, f"v = event.{key}")
-        source.add(1, "if v is not UNSET:")
-        source.add(2, "n += 1")
+        source.add(1, "if v is UNSET: n -= 1")
         if key in ENVELOPE_TIMES:
-            source.add(2, "if v is not None and time_sure(v) is None: return -1")
+            source.add(1, "elif v is not None:")
+            check_time(source, "v", 2)
     params = sure_struct(contract.params)
+    source.add(1, "p0 = event.params")
     if any(field.required for field in contract.params):
         members.append(("params", params))
-        source.add(1, "p0 = event.params")
         source.add(1, "n += 1")
         check_members(source, contract.params, "p0", 1)
     else:
         members.append(("params", params | None | UnsetType, UNSET))
-        source.add(1, "p0 = event.params")
         source.add(1, "if p0 is not UNSET:")
         source.add(2, "n += 1")
         source.add(2, "if p0 is not None:")
-        source.add(3, "pass")
         check_members(source, contract.params, "p0", 3)
-    source.add(1, "return n")
+    source.add(1, "return n, n + m")
     envelope = msgspec.defstruct(
         "Event", members, kw_only=True, tag_field="event", tag=contract.name, forbid_unknown_fields=True, gc=False
     )
     return envelope, source.compile(contract.name)
+
+
+def check_time(source: Source, value: str, level: int) -> None:
+    source.add(level, f"if time_sure({value}) is None: {NOT_SURE}")
+    source.add(level, f"m += 2 if {value}[-1] == 'Z' else 3")
 
 
 def sure_struct(fields: tuple[Field, ...]) -> Any:
@@ -577,29 +595,27 @@ def sure_type(field: Field) -> Any:
 
 def check_members(source: Source, fields: tuple[Field, ...], owner: str, level: int) -> None:
     """Counts the keys of `owner` and looks at what its type alone does not hold."""
-    always = sum(field.required for field in fields)
-    if always:
-        source.add(level, f"n += {always}")
+    source.add(level, f"n += {len(fields)}")
     for index, field in enumerate(fields):
         value = f"v{next(source.numbers)}"
         checks = Source()
         checks.names, checks.numbers = source.names, source.numbers
-        inner = level if field.required else level + 2
+        inner = level if field.required else level + 1
         if field.repeated:
-            check_value(checks, field, "x" + value, inner + 1)
-            if checks.lines:
-                checks.lines.insert(0, "    " * inner + f"for x{value} in {value}:")
+            checks.add(inner, f"for x{value} in {value}:")
+            check_value(checks, field, f"x{value}", inner + 1)
+            if len(checks.lines) == 1:
+                checks.lines.clear()
         else:
             check_value(checks, field, value, inner)
         if field.required and not checks.lines:
             continue
         source.add(level, f"{value} = {owner}.f{index}")
         if not field.required:
-            source.add(level, f"if {value} is not UNSET:")
-            source.add(level + 1, "n += 1")
+            source.add(level, f"if {value} is UNSET: n -= 1")
             if checks.lines:
                 absent = "bytes({}) != b'null'" if sure_type(field) is Raw and not field.repeated else "{} is not None"
-                source.add(level + 1, f"if {absent.format(value)}:")
+                source.add(level, f"elif {absent.format(value)}:")
         source.lines.extend(checks.lines)
 
 
@@ -610,18 +626,17 @@ def check_value(source: Source, field: Field, value: str, level: int) -> None:
             check_members(source, field.fields, value, level)
             return
         case "TIMESTAMP":
-            if bounds.any:
-                read = source.constant(lambda text: read_timestamp(text) if TIME_SURE.fullmatch(text) else None)
-            else:
-                source.add(level, f"if time_sure({value}) is None: return -1")
+            check_time(source, value, level)
+            if not bounds.any:
                 return
+            read = source.constant(read_timestamp)
         case "DATE":
             read = source.constant(read_date)
         case "NUMERIC":
             bare = f"b{value}"
             sure = source.constant(DECIMAL_SURE.fullmatch)
             source.add(level, f"{bare} = bytes({value})")
-            source.add(level, f"if (len({bare}) > 16 and {bare}[0] != 34) or {sure}({bare}) is None: return -1")
+            source.add(level, f"if (len({bare}) > 16 and {bare}[0] != 34) or {sure}({bare}) is None: {NOT_SURE}")
             if not bounds.any:
                 return
             read = source.constant(lambda raw: Decimal(raw.strip(b'"').decode()))
@@ -629,22 +644,22 @@ def check_value(source: Source, field: Field, value: str, level: int) -> None:
         case "JSON":
             # Objects and arrays may repeat keys, and numbers may be inexact: only text and constants are sure.
             first = source.constant(b'"tf')
-            source.add(level, f"if bytes({value})[0] not in {first}: return -1")
+            source.add(level, f"if bytes({value})[0] not in {first}: {NOT_SURE}")
             return
         case _:
             read = ""
     if read:
         read_value_name = f"r{value}"
         source.add(level, f"{read_value_name} = {read}({value})")
-        source.add(level, f"if {read_value_name} is None: return -1")
+        source.add(level, f"if {read_value_name} is None: {NOT_SURE}")
         value = read_value_name
     if bounds.values is not None and field.type != "STRING":
-        source.add(level, f"if {value} not in {source.constant(bounds.values)}: return -1")
+        source.add(level, f"if {value} not in {source.constant(bounds.values)}: {NOT_SURE}")
     if field.type != "INT64":
         if bounds.min is not None:
-            source.add(level, f"if {value} < {source.constant(bounds.min)}: return -1")
+            source.add(level, f"if {value} < {source.constant(bounds.min)}: {NOT_SURE}")
         if bounds.max is not None:
-            source.add(level, f"if {value} > {source.constant(bounds.max)}: return -1")
+            source.add(level, f"if {value} > {source.constant(bounds.max)}: {NOT_SURE}")
     if field.pattern is not None:
         matches = source.constant(python_pattern(field.pattern).fullmatch)
-        source.add(level, f"if {matches}({value}) is None: return -1")
+        source.add(level, f"if {matches}({value}) is None: {NOT_SURE}")
