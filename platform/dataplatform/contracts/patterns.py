@@ -16,6 +16,9 @@ _QUANTIFIER = re.compile(r"[*+?]|\{([0-9]+)(,([0-9]*))?\}")
 _HEX = re.compile(r"x[0-9a-fA-F]{2}")
 _CONTROLS = frozenset("tnrfv")
 _CLASSES = frozenset("dDwW")
+_PORTABLE_CLASSES = {"d": "0-9", "w": "0-9A-Za-z_"}
+_PORTABLE_END = r"(?![\s\S])"
+"""`$` is before a last line feed as well in Python, `\\Z` is not known to ECMAScript."""
 _GROUPS_THAT_RE2_LACKS = {
     "?=": "look-ahead",
     "?!": "look-ahead",
@@ -42,10 +45,16 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile(_translate(pattern), re.ASCII)
 
 
+def portable_pattern(pattern: str) -> str:
+    """The form that also means the same in ECMAScript's regular expressions, as JSON Schema uses them; anchored at both ends."""
+    _translate(pattern)
+    return f"^(?:{_Translator(pattern, portable=True).translate()}){_PORTABLE_END}"
+
+
 def _translate(pattern: str) -> str:
     if len(pattern) > MAX_PATTERN_LENGTH:
         raise PatternError(f"longer than {MAX_PATTERN_LENGTH} characters")
-    translated = _Translator(pattern).translate()
+    translated = _Translator(pattern, portable=False).translate()
     try:
         re.compile(translated, re.ASCII)
     except re.error as error:
@@ -54,8 +63,9 @@ def _translate(pattern: str) -> str:
 
 
 class _Translator:
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, *, portable: bool) -> None:
         self.pattern = pattern
+        self.portable = portable
         self.at = 0
         self.out: list[str] = []
 
@@ -92,7 +102,7 @@ class _Translator:
             self.out.append(character)
             return None
         elif character == "$":
-            self.out.append(r"\Z")
+            self.out.append(_PORTABLE_END if self.portable else r"\Z")
             return None
         else:
             self.out.append(character)
@@ -126,6 +136,9 @@ class _Translator:
         if character in "sS":
             self.at += 1
             self.out.append(f"[{'^' if character == 'S' else ''}{_SPACE}]")
+        elif self.portable and character in "dDwW":
+            self.at += 1
+            self.out.append(f"[{'^' if character.isupper() else ''}{_PORTABLE_CLASSES[character.lower()]}]")
         else:
             self.out.append(self.plain_escape())
         return 1
@@ -178,6 +191,9 @@ class _Translator:
         if character == "S":
             self.at += 1
             return r"\S\v"
+        if self.portable and character in _PORTABLE_CLASSES:
+            self.at += 1
+            return _PORTABLE_CLASSES[character]
         return self.plain_escape()
 
     def quantified(self, inside: int | None) -> int:

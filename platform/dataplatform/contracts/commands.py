@@ -1,0 +1,156 @@
+"""`dataplatform contracts …`"""
+
+import difflib
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import PlatformError
+from ..settings import get_settings
+from .bigquery import event_schema, type_ddl
+from .build import GENERATED_FOLDER, difference, generated_files, write
+from .compatibility import Change, folder_changes, is_breaking
+from .events import EventContract
+from .history import contracts_at
+from .load import load_contracts, load_contracts_leniently
+
+_COLOURS = {"additive": "green", "breaking": "red", "text": None}
+
+
+@click.group()
+@click.option(
+    "--schemas-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the contracts; the setting `schemas_dir` if not given.",
+)
+@click.pass_context
+def contracts(context: click.Context, schemas_dir: Path | None) -> None:
+    """Check, build and compare the contracts."""
+    context.obj = schemas_dir or get_settings().schemas_dir
+
+
+@contracts.command()
+@click.pass_obj
+def check(root: Path) -> None:
+    """Check every contract; tell every mistake with file, line and a way out."""
+    found, problems = load_contracts_leniently(root)
+    if problems:
+        for problem in problems:
+            click.echo(str(problem), err=True)
+        files = len({problem.file for problem in problems})
+        click.echo(f"\n{_count(len(problems), 'mistake')} in {_count(files, 'file')}", err=True)
+        sys.exit(1)
+    services = len({contract.service for contract in found.events.values()})
+    click.echo(f"{_count(len(found.events), 'contract')} of {_count(services, 'service')}: no mistakes")
+
+
+@contracts.command()
+@click.option(
+    "--check", "only_check", is_flag=True, help="Write nothing; exit with 1 if a file is not as it should be."
+)
+@click.pass_obj
+def build(root: Path, only_check: bool) -> None:
+    """Write what is compiled from the contracts to <schemas>/generated."""
+    files = generated_files(load_contracts(root))
+    folder = root / GENERATED_FOLDER
+    found = difference(folder, files) if only_check else write(folder, files)
+    for names, what, done in (
+        (found.missing, "missing", "written"),
+        (found.stale, "stale", "written again"),
+        (found.unwanted, "of no contract", "removed"),
+    ):
+        for name in names:
+            click.echo(f"{folder / name}: {what if only_check else done}")
+    if only_check and found:
+        raise PlatformError(
+            "the generated files are not what the contracts say",
+            where=str(folder),
+            fix="run `dataplatform contracts build` and commit what it writes",
+        )
+    click.echo(f"{_count(len(files), 'file')} as the contracts say")
+
+
+@contracts.command()
+@click.argument("reference", metavar="REF")
+@click.pass_obj
+def diff(root: Path, reference: str) -> None:
+    """What changed since a Git commit, branch or tag; exit with 1 if a breaking change has no new major version."""
+    new = load_contracts(root)
+    old, old_problems = contracts_at(root, reference)
+    for file in sorted({problem.file for problem in old_problems}):
+        click.echo(f"{file} did not hold at {reference}, and is not compared", err=True)
+    changes = folder_changes(old.events, new.events)
+    for name, found in changes.items():
+        click.echo(name)
+        for change in found:
+            click.echo(f"  {_line(change)}")
+        if hint := _version_hint(old.events.get(name), new.events.get(name), found):
+            click.echo(f"  {hint}")
+    broken = [name for name, found in changes.items() if is_breaking(found)]
+    if broken:
+        raise PlatformError(
+            f"breaking changes without a new major version: {', '.join(broken)}",
+            where=str(root),
+            fix="undo them; write the new form as a contract of its own, with the next major version, in <name>_v<major>.yaml",
+        )
+    click.echo(f"{_count(len(changes), 'contract')} changed since {reference}, nothing breaking")
+
+
+@contracts.command("list")
+@click.pass_obj
+def list_contracts(root: Path) -> None:
+    """Name, owner, status, version and number of parameters of every contract."""
+    table = Table("event", "owner", "status", "version", "columns", box=None, pad_edge=False)
+    for name, contract in load_contracts(root).events.items():
+        table.add_row(name, contract.owner, contract.status, contract.version, str(len(contract.columns)))
+    _print(table)
+
+
+@contracts.command()
+@click.argument("name")
+@click.pass_obj
+def show(root: Path, name: str) -> None:
+    """One event: what it is, and the columns of its table."""
+    found = load_contracts(root)
+    contract = found.events.get(name)
+    if contract is None:
+        near = difflib.get_close_matches(name, found.events, n=1)
+        fix = f"did you mean {near[0]}?" if near else "`dataplatform contracts list` shows all"
+        raise PlatformError(f"there is no event `{name}`", where=str(root), fix=fix)
+    click.echo(f"{name} {contract.version} ({contract.status}), owner {contract.owner}, domain {contract.domain}")
+    click.echo(f"{found.files[name]}\n{contract.description}\n")
+    table = Table("column", "type", "mode", "description", box=None, pad_edge=False)
+    for column in event_schema(contract):
+        table.add_row(column["name"], type_ddl(column), column["mode"].lower(), column.get("description", ""))
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    """On a terminal as wide as it is; into a pipe or file with nothing cut off."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=10_000)
+    with console.capture() as capture:
+        console.print(table, markup=False)
+    for line in capture.get().splitlines():
+        click.echo(line.rstrip())
+
+
+def _line(change: Change) -> str:
+    kind = click.style(change.kind, fg=_COLOURS[change.kind])
+    path = f" {change.path}:" if change.path else ""
+    return f"{kind}{path} {change.message}"
+
+
+def _version_hint(old: EventContract | None, new: EventContract | None, changes: list[Change]) -> str:
+    if old is None or new is None or old.version != new.version or not any(c.kind == "additive" for c in changes):
+        return ""
+    major, minor = old.version.split(".")
+    return f'hint: raise `version` to "{major}.{int(minor) + 1}", so that rejections tell the two apart'
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
