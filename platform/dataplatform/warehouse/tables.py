@@ -262,13 +262,21 @@ def _merged(have: Sequence[ColumnSpec], want: Sequence[ColumnSpec]) -> list[dict
             if other.get("fields"):
                 merged["fields"] = _merged(column.get("fields", ()), other["fields"])
         result.append(merged)
-    result += [dict(column) for column in want if column["name"].lower() in wanted]
+    result += [_nullable(column) for column in want if column["name"].lower() in wanted]
     return result
+
+
+def _nullable(column: ColumnSpec) -> dict[str, Any]:
+    """A column as it can be added to a table that has rows: they have no value for it."""
+    added = dict(column)
+    if added.get("mode") == "REQUIRED":
+        added["mode"] = "NULLABLE"
+    return added
 
 
 def _with_field(columns: list[dict[str, Any]], path: list[str], column: ColumnSpec) -> list[dict[str, Any]]:
     if not path:
-        return [*columns, dict(column)]
+        return [*columns, _nullable(column)]
     return [
         {**c, "fields": _with_field(c["fields"], path[1:], column)} if c["name"].lower() == path[0].lower() else c
         for c in columns
