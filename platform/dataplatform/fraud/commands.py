@@ -1,0 +1,132 @@
+"""`dataplatform fraud …`."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from ..contracts.errors import ContractError, Problem
+from .compiled import compile_policy, decision
+from .fact_types import TypedPolicy
+from .facts import FactLine, check_lists, read_facts, read_lists, set_parameters, write_lines
+from .policies import load_policy
+from .tree import Decision, Scalar
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+SQL_BATCH = 20_000
+
+
+@click.group()
+def fraud() -> None:
+    """Features, policies, parameters, decisions and backtests."""
+
+
+@fraud.command()
+@click.option("--policy", "policy_file", type=FILE, required=True, help="The policy's YAML file; it may stand alone.")
+@click.option("--facts", "facts_file", type=FILE, required=True, help='Lines of {"id": …, "facts": {name: value}}.')
+@click.option("--lists", "lists_file", type=FILE, help='Lists as {"name": ["entry", …]}.')
+@click.option(
+    "--set", "changes", multiple=True, metavar="NAME=VALUE", help="A parameter's value instead of its default."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["compiled", "traced", "sql"]),
+    default="compiled",
+    show_default=True,
+    help="The function that decides, the one that explains, or BigQuery (the configured or the embedded server).",
+)
+@click.option("--output", type=FILE, required=True, help="Lines of {id, level, score, rules, unknown}.")
+def evaluate(
+    policy_file: Path, facts_file: Path, lists_file: Path | None, changes: tuple[str, ...], engine: str, output: Path
+) -> None:
+    """Judge a file of facts by one policy."""
+    lists, kinds = read_lists(lists_file) if lists_file else ({}, {})
+    typed = load_policy(policy_file, lists=kinds)
+    check_lists(typed.policy, lists, lists_file or policy_file)
+    parameters = set_parameters(typed.policy, assignments(changes))
+    lines = read_facts(facts_file, typed)
+    if engine == "sql":
+        rows = _by_sql(typed, parameters, lists, lines)
+    elif engine == "traced":
+        rows = _traced(typed, parameters, lists, lines)
+    else:
+        rows = _compiled(typed, parameters, lists, lines)
+    count = write_lines(output, rows)
+    click.echo(f"{count} decisions by {typed.policy.name} ({engine}) in {output}")
+
+
+def assignments(changes: tuple[str, ...]) -> dict[str, object]:
+    """`name=value` texts as a mapping; ContractError for one that is none, or given twice."""
+    values: dict[str, object] = {}
+    problems = []
+    for change in changes:
+        name, equals, value = change.partition("=")
+        name = name.strip()
+        if not equals or not name or name in values:
+            message = f"{name} is set twice" if name in values else f"{change!r} is no name=value"
+            problems.append(
+                Problem(Path("--set"), 0, name, "syntax", message, "write --set min_membership=70, once each")
+            )
+        values[name] = value.strip()
+    if problems:
+        raise ContractError(problems)
+    return values
+
+
+def _row(line: FactLine, decided: Decision) -> bytes:
+    return msgspec.json.encode(
+        {
+            "id": line.id,
+            "level": decided.level,
+            "score": decided.score,
+            "rules": decided.rules,
+            "unknown": decided.unknown,
+        }
+    )
+
+
+def _compiled(
+    typed: TypedPolicy,
+    parameters: Mapping[str, Scalar],
+    lists: Mapping[str, frozenset[Scalar]],
+    lines: Iterator[FactLine],
+) -> Iterator[bytes]:
+    decide = compile_policy(typed, parameters, lists)
+    for line in lines:
+        yield _row(line, decision(decide(line.facts)))
+
+
+def _traced(
+    typed: TypedPolicy,
+    parameters: Mapping[str, Scalar],
+    lists: Mapping[str, frozenset[Scalar]],
+    lines: Iterator[FactLine],
+) -> Iterator[bytes]:
+    from .traced import trace_policy
+
+    for line in lines:
+        yield _row(line, trace_policy(typed, parameters, lists, line.facts).decision)
+
+
+def _by_sql(
+    typed: TypedPolicy,
+    parameters: Mapping[str, Scalar],
+    lists: Mapping[str, frozenset[Scalar]],
+    lines: Iterator[FactLine],
+) -> Iterator[bytes]:
+    from .engine import sql_engine
+    from .policy_sql import decide_by_sql
+
+    with sql_engine() as run:
+        while batch := list(islice(lines, SQL_BATCH)):
+            decided = decide_by_sql(run, typed, parameters, lists, [line.facts for line in batch])
+            for line, each in zip(batch, decided, strict=True):
+                yield _row(line, each)
+
+
+def plain(value: Any) -> str:
+    """JSON on one line."""
+    return msgspec.json.encode(value).decode()

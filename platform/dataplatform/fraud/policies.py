@@ -1,0 +1,532 @@
+"""Policy files: `schemas/policies/<policy>.yaml` read into the tree with every mistake in them, and printed back."""
+
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+from ..contracts.errors import ContractError, Problem
+from .document import Document, Step, dotted, parse_document, read_document, shown, suggestion
+from .expression import KEYWORDS, ExpressionError, parse_condition, parse_rule, print_expression
+from .fact_types import DeclaredFact, TypedPolicy, TypeProblem, type_policy, unresolved
+from .reachable import contradiction
+from .tree import (
+    LEVELS,
+    RANK,
+    VALUE_TYPES,
+    Comparison,
+    Condition,
+    Kind,
+    Level,
+    Parameter,
+    ParameterReference,
+    Policy,
+    Rule,
+    Scalar,
+    ValueType,
+    leaves,
+    references,
+)
+from .values import ValueProblem, check_bounds, plain_value, read_value
+
+POLICY_KEYS = (
+    "policy",
+    "event",
+    "owner",
+    "description",
+    "unknown",
+    "deadline_ms",
+    "fallback",
+    "parameters",
+    "conditions",
+    "rules",
+    "levels",
+)
+PARAMETER_KEYS = ("type", "unit", "default", "min", "max", "owner", "description")
+RULE_KEYS = ("name", "when", "score", "level", "reason")
+MAX_RULES = 1_000
+
+_NAME = re.compile(r"[a-z_][a-z0-9_]*\Z")
+
+
+def load_policy(
+    file: Path,
+    *,
+    lists: Mapping[str, Kind | None] | None = None,
+    declared: Mapping[str, DeclaredFact] | None = None,
+    strict: bool = False,
+) -> TypedPolicy:
+    """Read and type one policy file; ContractError with every mistake in it.
+
+    Without `declared` the file stands alone: its event and facts need not be declared anywhere. `strict` also wants
+    what people need to work with the policy: owners, descriptions, bounds, reasons.
+    """
+    return _read(read_document(file), lists=lists, declared=declared, strict=strict)
+
+
+def parse_policy(
+    text: str,
+    file: Path = Path("policy.yaml"),
+    *,
+    lists: Mapping[str, Kind | None] | None = None,
+    declared: Mapping[str, DeclaredFact] | None = None,
+    strict: bool = False,
+) -> TypedPolicy:
+    """`load_policy` of a text."""
+    return _read(parse_document(text, file), lists=lists, declared=declared, strict=strict)
+
+
+def print_policy(policy: Policy) -> str:
+    """The YAML text that reads back as the same policy."""
+    root: dict[str, Any] = {"policy": policy.name, "event": policy.event}
+    if policy.owner:
+        root["owner"] = policy.owner
+    if policy.description:
+        root["description"] = policy.description
+    root["unknown"] = policy.unknown
+    if policy.deadline_ms != Policy.__dataclass_fields__["deadline_ms"].default:
+        root["deadline_ms"] = policy.deadline_ms
+    if policy.fallback:
+        root["fallback"] = policy.fallback
+    if policy.parameters:
+        root["parameters"] = {each.name: _flow(_parameter_row(each)) for each in policy.parameters}
+    if policy.conditions:
+        root["conditions"] = {each.name: print_expression(each.test) for each in policy.conditions}
+    root["rules"] = [_flow(_rule_row(rule)) for rule in policy.rules]
+    if policy.levels:
+        root["levels"] = _flow(dict(policy.levels))
+    yaml = YAML()
+    yaml.width = 10_000
+    out = io.StringIO()
+    yaml.dump(root, out)
+    return out.getvalue()
+
+
+def _flow(row: dict[str, Any]) -> CommentedMap:
+    flow = CommentedMap(row)
+    flow.fa.set_flow_style()
+    return flow
+
+
+def _parameter_row(parameter: Parameter) -> dict[str, Any]:
+    row: dict[str, Any] = {"type": parameter.type}
+    if parameter.unit:
+        row["unit"] = parameter.unit
+    row["default"] = plain_value(parameter.default, parameter.type)
+    for key in ("min", "max"):
+        bound = getattr(parameter, key)
+        if bound is not None:
+            row[key] = plain_value(bound, parameter.type)
+    if parameter.owner:
+        row["owner"] = parameter.owner
+    if parameter.description:
+        row["description"] = parameter.description
+    return row
+
+
+def _rule_row(rule: Rule) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": rule.name, "when": print_expression(rule.when)}
+    if rule.score or rule.level is None:
+        row["score"] = rule.score
+    if rule.level:
+        row["level"] = rule.level
+    if rule.reason:
+        row["reason"] = rule.reason
+    return row
+
+
+def _read(
+    document: Document,
+    *,
+    lists: Mapping[str, Kind | None] | None,
+    declared: Mapping[str, DeclaredFact] | None,
+    strict: bool,
+) -> TypedPolicy:
+    root = document.root
+    document.keys((), root, POLICY_KEYS)
+    name = document.text((), root, "policy", required=True)
+    _check_name(document, ("policy",), name, "a policy")
+    event = document.text((), root, "event", required=True)
+    parameters = _parameters(document, root.get("parameters"), strict=strict)
+    conditions = _conditions(document, root.get("conditions"))
+    rules = _rules(document, root.get("rules"), strict=strict)
+    policy = Policy(
+        name=name,
+        event=event,
+        unknown=_level(document, (), root, "unknown", required=True) or "pass",
+        rules=rules,
+        parameters=parameters,
+        conditions=conditions,
+        levels=_bands(document, root.get("levels"), strict=strict),
+        owner=document.text((), root, "owner", required=strict),
+        description=document.text((), root, "description", required=strict),
+        deadline_ms=_deadline(document, root),
+        fallback=_level(document, (), root, "fallback"),
+    )
+    _check_references(document, policy)
+    if strict:
+        _check_effect(document, policy)
+    if any(problem.code in ("unknown_parameter", "unknown_condition") for problem in document.problems):
+        document.raise_problems()
+    typed, problems = type_policy(policy, lists=lists, declared=declared)
+    places = [index for index, _ in _indexed_rules(document, policy)]
+    for problem in problems:
+        _report_type(document, problem, places)
+    if strict and not document.problems:
+        _check_reachable(document, typed)
+    document.raise_problems()
+    return typed
+
+
+def _check_name(document: Document, path: tuple[Step, ...], name: str, what: str) -> None:
+    if name and (not _NAME.match(name) or name.upper() in KEYWORDS):
+        document.report(
+            path,
+            "name",
+            f"{name!r} is no name of {what}",
+            "use small letters, digits and _, beginning with a letter, and none of " + ", ".join(sorted(KEYWORDS)),
+        )
+
+
+def _level(
+    document: Document, path: tuple[Step, ...], mapping: Mapping[str, Any], key: str, *, required: bool = False
+) -> Level | None:
+    text = document.text(path, mapping, key, required=required)
+    if not text:
+        return None
+    for level in LEVELS:
+        if level == text:
+            return level  # type: ignore[return-value]  # one of the literal's own values
+    near = suggestion(text, LEVELS)
+    document.report(
+        (*path, key),
+        "unknown_level",
+        f"{text!r} is no level",
+        f"write {near}" if near else f"one of {', '.join(LEVELS)}",
+    )
+    return None
+
+
+def _deadline(document: Document, root: Mapping[str, Any]) -> int:
+    value = root.get("deadline_ms", Policy.__dataclass_fields__["deadline_ms"].default)
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 60_000:
+        return int(value)
+    document.report(
+        ("deadline_ms",), "out_of_range", f"{shown(value)} is no deadline", "give milliseconds from 1 to 60000"
+    )
+    return 50
+
+
+def _parameters(document: Document, value: Any, *, strict: bool) -> tuple[Parameter, ...]:
+    if value is None:
+        return ()
+    rows = document.mapping(("parameters",), value, "parameters", "name: {type: INT64, default: 30}")
+    found = []
+    for name, row in (rows or {}).items():
+        path: tuple[Step, ...] = ("parameters", str(name))
+        _check_name(document, path, str(name), "a parameter")
+        entry = document.mapping(path, row, "a parameter", "{type: INT64, unit: days, default: 30, min: 0, max: 365}")
+        if entry is not None and (parameter := _parameter(document, path, str(name), entry, strict=strict)):
+            found.append(parameter)
+    return tuple(found)
+
+
+def _parameter(
+    document: Document, path: tuple[Step, ...], name: str, row: Mapping[str, Any], *, strict: bool
+) -> Parameter | None:
+    document.keys(path, row, PARAMETER_KEYS)
+    type_name = document.text(path, row, "type", required=True)
+    if type_name and type_name not in VALUE_TYPES:
+        near = suggestion(type_name.upper(), VALUE_TYPES)
+        document.report(
+            (*path, "type"),
+            "unknown_type",
+            f"{type_name!r} is no type of a parameter",
+            f"write {near}" if near else f"one of {', '.join(VALUE_TYPES)}",
+        )
+        return None
+    if not type_name:
+        return None
+    values: dict[str, Scalar | None] = {}
+    for key in ("default", "min", "max"):
+        if row.get(key) is None:
+            if key == "default" or (strict and type_name in ("INT64", "FLOAT64", "NUMERIC")):
+                document.report(path, "missing", f"{key} is missing", f"add {key}: …")
+            continue
+        try:
+            values[key] = read_value(row[key], type_name)
+        except ValueProblem as problem:
+            document.report((*path, key), problem.code, problem.message, problem.fix)
+    if "default" not in values:
+        return None
+    value_type: ValueType = type_name  # type: ignore[assignment]  # checked against VALUE_TYPES above
+    parameter = Parameter(
+        name=name,
+        type=value_type,
+        default=values["default"],  # type: ignore[arg-type]  # never None: skipped above
+        unit=document.text(path, row, "unit"),
+        min=values.get("min"),
+        max=values.get("max"),
+        owner=document.text(path, row, "owner", required=strict),
+        description=document.text(path, row, "description", required=strict),
+    )
+    if parameter.min is not None and parameter.max is not None and parameter.min > parameter.max:  # type: ignore[operator]
+        document.report((*path, "min"), "bounds", "min is above max", "exchange them")
+        return parameter
+    try:
+        check_bounds(parameter.default, parameter)
+    except ValueProblem as problem:
+        document.report(
+            (*path, "default"), problem.code, f"default {problem.message}", "choose a default within the bounds"
+        )
+    return parameter
+
+
+def _conditions(document: Document, value: Any) -> tuple[Condition, ...]:
+    if value is None:
+        return ()
+    rows = document.mapping(("conditions",), value, "conditions", "name: fact >= 10")
+    found = []
+    for name, text in (rows or {}).items():
+        path: tuple[Step, ...] = ("conditions", str(name))
+        _check_name(document, path, str(name), "a condition")
+        if not isinstance(text, str):
+            document.report(path, "wrong_type", f"a condition is a text, not {shown(text)}", "write fact >= 10")
+            continue
+        try:
+            found.append(Condition(str(name), parse_condition(str(text))))
+        except ExpressionError as error:
+            _report_expression(document, path, str(text), error)
+    return tuple(found)
+
+
+def _rules(document: Document, value: Any, *, strict: bool) -> tuple[Rule, ...]:
+    if value is None:
+        document.report((), "missing", "rules is missing", "add rules: [{name: …, when: …, score: …, reason: …}]")
+        return ()
+    rows = document.sequence(("rules",), value, "rules", "- {name: …, when: …, score: …, reason: …}")
+    if rows is not None and not rows:
+        document.report(("rules",), "missing", "there is no rule", "add - {name: …, when: …, score: …, reason: …}")
+    found: list[Rule] = []
+    for index, row in enumerate(rows or []):
+        path: tuple[Step, ...] = ("rules", index)
+        entry = document.mapping(path, row, "a rule", "{name: …, when: …, score: 10, reason: …}")
+        if entry is None:
+            continue
+        rule = _rule(document, path, entry, strict=strict)
+        if rule and any(other.name == rule.name for other in found):
+            document.report((*path, "name"), "duplicate", f"another rule is called {rule.name}", "give it its own name")
+        if rule:
+            found.append(rule)
+    if len(found) > MAX_RULES:
+        document.report(("rules",), "too_long", f"more than {MAX_RULES} rules", "split the policy")
+    return tuple(found)
+
+
+def _rule(document: Document, path: tuple[Step, ...], row: Mapping[str, Any], *, strict: bool) -> Rule | None:
+    document.keys(path, row, RULE_KEYS)
+    name = document.text(path, row, "name", required=True)
+    _check_name(document, (*path, "name"), name, "a rule")
+    level = _level(document, path, row, "level")
+    score = row.get("score", 0)
+    if not isinstance(score, int) or isinstance(score, bool) or abs(score) > 1_000_000:
+        document.report(
+            (*path, "score"), "wrong_type", f"a score is a whole number, not {shown(score)}", "write score: 10"
+        )
+        score = 0
+    if strict and "score" not in row and "level" not in row:
+        document.report(path, "no_effect", "the rule changes nothing", "give it a score, a level, or both")
+    reason = document.text(path, row, "reason", required=strict)
+    text = row.get("when")
+    if isinstance(text, bool) or not isinstance(text, str):
+        found = "missing" if text is None else "wrong_type"
+        document.report(
+            path if text is None else (*path, "when"),
+            found,
+            f"when is a text, not {shown(text)}",
+            "write when: fact >= 10",
+        )
+        return None
+    try:
+        when = parse_rule(str(text))
+    except ExpressionError as error:
+        _report_expression(document, (*path, "when"), str(text), error)
+        return None
+    return Rule(name, when, int(score), level, reason)
+
+
+def _bands(document: Document, value: Any, *, strict: bool) -> tuple[tuple[Level, float], ...]:
+    if value is None:
+        return ()
+    rows: Mapping[Any, Any] = document.mapping(("levels",), value, "levels", "{monitor: 30, hold: 70, block: 90}") or {}
+    found: list[tuple[Level, float]] = []
+    for key, least in rows.items():
+        level = _level(document, ("levels",), {str(key): str(key)}, str(key))
+        if level is None:
+            continue
+        if isinstance(least, bool) or not isinstance(least, int | float) or least != least or abs(least) > 1e15:
+            document.report(
+                ("levels", str(key)), "wrong_type", f"a score is a number, not {shown(least)}", f"write {key}: 50"
+            )
+            continue
+        found.append((level, int(least) if isinstance(least, int) else float(least)))
+    found.sort(key=lambda band: RANK[band[0]])
+    for (milder, low), (harder, high) in zip(found, found[1:], strict=False):
+        if low > high or (strict and low == high):
+            document.report(
+                ("levels", harder),
+                "not_rising",
+                f"{harder} begins at {high}, and the milder {milder} at {low}",
+                "let the scores rise with the levels",
+            )
+    return tuple(found)
+
+
+def _check_references(document: Document, policy: Policy) -> None:
+    known = {parameter.name for parameter in policy.parameters}
+    declared = {str(name) for name in document.root.get("conditions") or ()}
+    for condition in policy.conditions:
+        _check_parameters(document, ("conditions", condition.name), [condition.test], known)
+    for index, rule in _indexed_rules(document, policy):
+        path: tuple[Step, ...] = ("rules", index, "when")
+        _check_parameters(document, path, list(leaves(rule.when)), known)
+        for name, at in unresolved(rule.when, policy.conditions):
+            if name in declared:
+                continue  # its own mistake is told where it is written
+            near = suggestion(name, declared)
+            document.report(
+                path,
+                "unknown_condition",
+                f"no condition is called {name} (character {at + 1})",
+                f"write {near}" if near else f"add it to conditions, or compare it, such as {name} = TRUE",
+            )
+        if any(reference.name not in {each.name for each in policy.conditions} for reference in references(rule.when)):
+            _mark_broken(document)
+
+
+def _mark_broken(document: Document) -> None:
+    """A rule that names a broken condition cannot be typed: tell what was found until now."""
+    if document.problems:
+        document.raise_problems()
+
+
+def _check_parameters(document: Document, path: tuple[Step, ...], tests: list[Any], known: set[str]) -> None:
+    written = {str(name) for name in document.root.get("parameters") or ()}
+    for test in tests:
+        if not isinstance(test, Comparison) or not isinstance(test.operand, ParameterReference):
+            continue
+        name = test.operand.name
+        if name in known or name in written:
+            continue
+        near = suggestion(name, known)
+        document.report(
+            path,
+            "unknown_parameter",
+            f"no parameter is called ${name}",
+            f"write ${near}" if near else f"add {name} to parameters",
+        )
+
+
+def _indexed_rules(document: Document, policy: Policy) -> list[tuple[int, Rule]]:
+    """(place in the file, rule) of the rules that could be read."""
+    rows = document.root.get("rules")
+    places: dict[Any, int] = {}
+    for index, row in enumerate(rows if isinstance(rows, list) else []):
+        if isinstance(row, Mapping):
+            places.setdefault(row.get("name"), index)
+    return [(places.get(rule.name, 0), rule) for rule in policy.rules]
+
+
+def _check_effect(document: Document, policy: Policy) -> None:
+    most = sum(max(rule.score, 0) for rule in policy.rules)
+    if policy.rules and policy.levels and not any(rule.level for rule in policy.rules) and most < policy.levels[0][1]:
+        document.report(
+            ("levels",),
+            "cannot_fire",
+            f"all rules together score {most}, and {policy.levels[0][0]} begins at {policy.levels[0][1]}",
+            "raise scores, lower the levels, or give rules a level of their own",
+        )
+    if policy.rules and not policy.levels and not any(rule.level for rule in policy.rules):
+        document.report(
+            (), "cannot_fire", "scores have no levels to reach", "add levels: {monitor: 30, …}, or give rules a level"
+        )
+
+
+def _check_reachable(document: Document, typed: TypedPolicy) -> None:
+    values = typed.policy.defaults()
+    for index, rule in _indexed_rules(document, typed.policy):
+        reason = contradiction(typed.policy.resolved(rule.when), typed.types, values)
+        if reason:
+            document.report(
+                ("rules", index, "when"), "cannot_fire", f"{rule.name} can never fire: {reason}", "change a comparison"
+            )
+
+
+def _report_expression(document: Document, path: tuple[Step, ...], text: str, error: ExpressionError) -> None:
+    before = text[: error.at]
+    line = before.count("\n")
+    place = f"character {error.at + 1}"
+    around = text[max(0, error.at - 15) : error.at + 15].replace("\n", " ")
+    message = f"{error.message} ({place}: …{around}…)" if len(text) > 30 else f"{error.message} ({place})"
+    number = document.line(path) + line
+    document.problems.append(Problem(document.file, number, dotted(path), error.code, message, error.fix))
+
+
+def _report_type(document: Document, problem: TypeProblem, places: list[int]) -> None:
+    owner = problem.owner
+    if isinstance(owner[1], int):
+        owner = (owner[0], places[owner[1]], *owner[2:])
+    document.report(owner, problem.code, problem.message, problem.fix)
+
+
+def load_policies(
+    root: Path,
+    *,
+    declared: Mapping[str, Mapping[str, DeclaredFact]] | None = None,
+    lists: Mapping[str, Kind | None] | None = None,
+    strict: bool = True,
+) -> dict[str, TypedPolicy]:
+    """All policies below a folder, by name; ContractError with the mistakes of all files.
+
+    `declared` gives, by event, the facts its policies may read.
+    """
+    found: dict[str, TypedPolicy] = {}
+    problems: list[Problem] = []
+    for file in sorted(root.glob("*.yaml")):
+        try:
+            document = read_document(file)
+            event = str(document.root.get("event", ""))
+            facts = None
+            if declared is not None:
+                facts = declared.get(event)
+                if facts is None:
+                    near = suggestion(event, declared)
+                    document.report(
+                        ("event",),
+                        "unknown_event",
+                        f"no event is called {event}",
+                        f"write {near}" if near else "add its contract to schemas/events",
+                    )
+            typed = _read(document, lists=lists, declared=facts, strict=strict)
+        except ContractError as error:
+            problems.extend(error.problems)
+            continue
+        if typed.policy.name != file.stem:
+            problems.append(
+                Problem(
+                    file,
+                    document.line(("policy",)),
+                    "policy",
+                    "name",
+                    f"the file is called {file.stem} and the policy {typed.policy.name}",
+                    f"call the file {typed.policy.name}.yaml",
+                )
+            )
+        found[typed.policy.name] = typed
+    if problems:
+        raise ContractError(problems)
+    return found

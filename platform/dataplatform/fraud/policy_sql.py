@@ -1,0 +1,408 @@
+"""A policy as one GoogleSQL SELECT over a table of facts: what a month of history is judged with.
+
+SQL's own NULL logic is the three-valued logic of the rules; where it differs, the text is written so that it agrees:
+`NULL IN ()` is guarded, NaN is read as NULL, and a number is compared with a literal exactly, also where one is INT64 and
+the other FLOAT64 (SQL would round the INT64).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from .fact_types import UNTYPED, TypedPolicy, operand_value
+from .tree import (
+    LEVELS,
+    RANK,
+    And,
+    Comparison,
+    Decision,
+    Expression,
+    Fact,
+    InList,
+    Leaf,
+    Not,
+    Or,
+    Scalar,
+    leaves,
+)
+from .values import INT64_MAX, INT64_MIN
+
+MAX_INLINE_LIST = 200
+"""Longer lists are read from a table instead of being written into the statement."""
+BATCH_BYTES = 4_000_000
+BATCH_ROWS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class FactColumn:
+    """Where a fact stands in the table of facts: SQL expressions, each NULL where the fact is not of that form.
+
+    A declared number has one of `integer`, `real`, `decimal`; an undeclared one has `integer` and `real`, of which at
+    most one is not NULL. TIMESTAMP is an `integer`, its microseconds since 1970. Everything else is `plain`.
+    """
+
+    integer: str | None = None
+    real: str | None = None
+    decimal: str | None = None
+    plain: str | None = None
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        return tuple(form for form in (self.integer, self.real, self.decimal, self.plain) if form is not None)
+
+
+def table_column(fact_type: str, column: str) -> FactColumn:
+    """A fact that is a column of a table, by its declared type."""
+    match fact_type:
+        case "INT64":
+            return FactColumn(integer=column)
+        case "FLOAT64":
+            return FactColumn(real=f"IF(IS_NAN({column}), NULL, {column})")
+        case "NUMERIC":
+            return FactColumn(decimal=column)
+        case "TIMESTAMP":
+            return FactColumn(integer=f"UNIX_MICROS({column})")
+        case "DATE":
+            return FactColumn(plain=f"CAST({column} AS STRING)")
+        case _:
+            return FactColumn(plain=column)
+
+
+def policy_statement(
+    typed: TypedPolicy,
+    parameters: Mapping[str, Scalar],
+    lists: Mapping[str, frozenset[Scalar]],
+    columns: Mapping[str, FactColumn],
+    source: str,
+    *,
+    keep: Sequence[str] = ("id",),
+    list_table: str | None = None,
+    as_arrays: bool = True,
+) -> str:
+    """The SELECT: `keep`, level (rank, INT64), score (INT64), rules and unknown (ARRAY<STRING>), one row a fact row.
+
+    `source` stands behind FROM. `list_table` (columns list STRING, value STRING) holds the lists that are too long to
+    be written into the text. With `as_arrays` false, rules come as columns `rule_<n>` (BOOL, NULL is undecided).
+    """
+    policy = typed.policy
+    writer = _Writer(typed, parameters, lists, columns, list_table)
+    resolved = [policy.resolved(rule.when) for rule in policy.rules]
+    tests: dict[Leaf, str] = {}
+    for when in resolved:
+        for leaf in leaves(when):
+            tests.setdefault(leaf, f"c{len(tests)}")
+    kept = ", ".join(keep)
+    conditions = "".join(f",\n    {writer.leaf(leaf)} AS {name}" for leaf, name in tests.items())
+    rules = "".join(f",\n    {_logic(when, tests)} AS rule_{number}" for number, when in enumerate(resolved))
+    score = " + ".join(
+        ["0", *(f"IF(rule_{number}, {rule.score}, 0)" for number, rule in enumerate(policy.rules) if rule.score)]
+    )
+    undecided = " OR ".join(f"rule_{number} IS NULL" for number in range(len(policy.rules))) or "FALSE"
+    ranks = ["0"]
+    if policy.levels:
+        bands = " ".join(
+            f"WHEN score >= {_number(least)} THEN {RANK[level]}" for level, least in reversed(policy.levels)
+        )
+        ranks.append(f"CASE {bands} ELSE 0 END")
+    for rank in sorted({RANK[rule.level] for rule in policy.rules if rule.level}):
+        forced = [n for n, rule in enumerate(policy.rules) if rule.level and RANK[rule.level] == rank]
+        ranks.append(f"IF(COALESCE({' OR '.join(f'rule_{n}' for n in forced)}, FALSE), {rank}, 0)")
+    if RANK[policy.unknown]:
+        ranks.append(f"IF(undecided, {RANK[policy.unknown]}, 0)")
+    level = f"GREATEST({', '.join(ranks)})" if len(ranks) > 1 else "0"
+    if as_arrays:
+        names = [text_literal(rule.name) for rule in policy.rules]
+        answer = (
+            f",\n  {_chosen([f'rule_{n}' for n in range(len(names))], names)} AS rules"
+            f",\n  {_chosen([f'rule_{n} IS NULL' for n in range(len(names))], names)} AS unknown"
+        )
+    else:
+        answer = "".join(f", rule_{number}" for number in range(len(policy.rules)))
+    return (
+        f"WITH tested AS (\n  SELECT {kept}{conditions}\n  FROM {source}\n),\n"
+        f"ruled AS (\n  SELECT {kept}{rules}\n  FROM tested\n),\n"
+        f"scored AS (\n  SELECT *, {score} AS score, {undecided} AS undecided\n  FROM ruled\n)\n"
+        f"SELECT {kept}, {level} AS level, score{answer}\nFROM scored"
+    )
+
+
+type RunQuery = Callable[[str, Mapping[str, Sequence[str]]], Iterable[Mapping[str, Any]]]
+"""Runs a statement with array-of-STRING parameters and gives its rows."""
+
+
+def decide_by_sql(
+    run: RunQuery,
+    typed: TypedPolicy,
+    parameters: Mapping[str, Scalar],
+    lists: Mapping[str, frozenset[Scalar]],
+    facts: Sequence[Mapping[str, Fact]],
+) -> list[Decision]:
+    """Decisions for many facts by the SQL engine, in their order."""
+    decisions: list[Decision] = []
+    long_lists = {name: lists[name] for name in typed.policy.lists() if len(lists.get(name, ())) > MAX_INLINE_LIST}
+    statement = policy_statement(
+        typed,
+        parameters,
+        lists,
+        row_columns(typed),
+        "facts",
+        keep=("place",),
+        list_table="lists" if long_lists else None,
+    )
+    sources = f"WITH facts AS (\n{rows_statement(typed)}\n),\n"
+    extra: dict[str, Sequence[str]] = {}
+    if long_lists:
+        sources += (
+            "lists AS (\n  SELECT JSON_VALUE(entry, '$.l') AS list, JSON_VALUE(entry, '$.v') AS value\n"
+            "  FROM UNNEST(@entries) AS entry\n),\n"
+        )
+        extra["entries"] = [
+            msgspec.json.encode({"l": name, "v": list_text(value)}).decode()
+            for name, values in long_lists.items()
+            for value in values
+        ]
+    # The statement's own WITH is continued, so that all stays one SELECT.
+    query = sources + statement.removeprefix("WITH ") + "\nORDER BY place"
+    for batch in batches([encode_row(typed, row) for row in facts]):
+        for row in run(query, {"rows": batch, **extra}):
+            level: Any = LEVELS[row["level"]]
+            decisions.append(Decision(level, row["score"], tuple(row["rules"]), tuple(row["unknown"])))
+    return decisions
+
+
+def row_columns(typed: TypedPolicy) -> dict[str, FactColumn]:
+    """Columns of the facts that `rows_statement` unpacks."""
+    found = {}
+    for number, fact in enumerate(typed.policy.facts()):
+        match typed.types[fact]:
+            case "INT64" | "TIMESTAMP":
+                found[fact] = FactColumn(integer=f"i{number}")
+            case "FLOAT64":
+                found[fact] = FactColumn(real=f"r{number}")
+            case "NUMERIC":
+                found[fact] = FactColumn(decimal=f"d{number}")
+            case "NUMBER":
+                found[fact] = FactColumn(integer=f"i{number}", real=f"r{number}")
+            case "BOOL":
+                found[fact] = FactColumn(plain=f"b{number}")
+            case _:
+                found[fact] = FactColumn(plain=f"t{number}")
+    return found
+
+
+def rows_statement(typed: TypedPolicy) -> str:
+    """SELECT that unpacks @rows (one JSON text a set of facts, from `encode_row`) into typed columns, and their place."""
+    casts = {
+        "i": "SAFE_CAST({} AS INT64)",
+        "r": "SAFE_CAST({} AS FLOAT64)",
+        "d": "SAFE_CAST({} AS NUMERIC)",
+        "b": "{} = 'true'",
+        "t": "{}",
+    }
+    unpacked = []
+    for column in row_columns(typed).values():
+        for name in column.forms:
+            value = f"JSON_VALUE(row_text, '$.{name}')"
+            unpacked.append(f",\n    {casts[name[0]].format(value)} AS {name}")
+    return f"  SELECT place{''.join(unpacked)}\n  FROM UNNEST(@rows) AS row_text WITH OFFSET AS place"
+
+
+def encode_row(typed: TypedPolicy, facts: Mapping[str, Fact]) -> str:
+    """One set of facts as the JSON text that `rows_statement` unpacks; every value is a text, so that none is rounded."""
+    row: dict[str, str] = {}
+    for fact, column in row_columns(typed).items():
+        value = facts.get(fact)
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            row[column.forms[0]] = "true" if value else "false"
+        elif isinstance(value, int) and column.integer:
+            row[column.integer] = str(value)
+        elif isinstance(value, int | float) and column.real:
+            row[column.real] = repr(float(value))
+        elif isinstance(value, Decimal):
+            row[column.forms[0]] = format(value, "f")
+        else:
+            row[column.forms[0]] = str(value)
+    return msgspec.json.encode(row).decode()
+
+
+def batches(rows: Sequence[str]) -> Iterable[list[str]]:
+    """The rows cut so that a request stays below what BigQuery takes."""
+    batch: list[str] = []
+    size = 0
+    for row in rows:
+        if batch and (size + len(row) > BATCH_BYTES or len(batch) >= BATCH_ROWS):
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += len(row)
+    if batch:
+        yield batch
+
+
+def text_literal(text: str) -> str:
+    """A GoogleSQL string literal."""
+    escapes = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    return "'" + "".join(escapes.get(character, character) for character in text) + "'"
+
+
+def list_text(value: Scalar) -> str:
+    """A list's entry as the text that its table holds."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value == int(value):
+        return str(int(value))
+    return str(value)
+
+
+def _chosen(tests: list[str], names: list[str]) -> str:
+    parts = [f"IF({test}, [{name}], [])" for test, name in zip(tests, names, strict=True)]
+    return f"ARRAY_CONCAT({', '.join(parts)})" if parts else "CAST([] AS ARRAY<STRING>)"
+
+
+def _logic(expression: Expression, tests: Mapping[Leaf, str]) -> str:
+    match expression:
+        case Not(operand):
+            return f"NOT ({_logic(operand, tests)})"
+        case And(operands):
+            return " AND ".join(f"({_logic(each, tests)})" for each in operands)
+        case Or(operands):
+            return " OR ".join(f"({_logic(each, tests)})" for each in operands)
+        case Comparison() | InList():
+            return tests[expression]
+        case _:
+            raise AssertionError(expression)
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    typed: TypedPolicy
+    parameters: Mapping[str, Scalar]
+    lists: Mapping[str, frozenset[Scalar]]
+    columns: Mapping[str, FactColumn]
+    list_table: str | None
+
+    def leaf(self, leaf: Leaf) -> str:
+        column = self.columns[leaf.fact]
+        if isinstance(leaf, InList):
+            return self._membership(leaf, column)
+        operand = operand_value(leaf, self.typed.types[leaf.fact], self.parameters)
+        parts = []
+        if column.integer is not None:
+            parts.append(_integer(column.integer, leaf.operator, operand))
+        if column.real is not None:
+            parts.append(_real(column.real, leaf.operator, operand))
+        if column.decimal is not None:
+            parts.append(f"{column.decimal} {leaf.operator} {_decimal(operand)}")
+        if column.plain is not None:
+            literal = text_literal(operand) if isinstance(operand, str) else str(operand).upper()
+            parts.append(f"{column.plain} {leaf.operator} {literal}")
+        return _either(parts)
+
+    def _membership(self, leaf: InList, column: FactColumn) -> str:
+        entries = self.lists.get(leaf.list)
+        if entries is None:
+            return "CAST(NULL AS BOOL)"
+        if len(entries) > MAX_INLINE_LIST and self.list_table:
+            return self._in_table(leaf, column)
+        parts = []
+        for form, kind in ((column.integer, "i"), (column.real, "r"), (column.decimal, "d"), (column.plain, "t")):
+            if form is not None:
+                parts.append(_in_values(form, kind, entries))
+        return _either(parts)
+
+    def _in_table(self, leaf: InList, column: FactColumn) -> str:
+        table = self.list_table
+        chosen = f"FROM {table} AS entry WHERE entry.list = {text_literal(leaf.list)}"
+        casts = (
+            (column.integer, f"(SELECT SAFE_CAST(entry.value AS INT64) AS v {chosen})"),
+            (column.real, f"(SELECT SAFE_CAST(entry.value AS FLOAT64) AS v {chosen})"),
+            (column.decimal, f"(SELECT SAFE_CAST(entry.value AS NUMERIC) AS v {chosen})"),
+            (column.plain, f"(SELECT entry.value AS v {chosen})"),
+        )
+        # Entries that are no INT64 would be NULL, and one NULL makes every miss unknown: leave them out.
+        parts = [
+            f"IF({form} IS NULL, NULL, {form} IN (SELECT v FROM {select} AS known WHERE v IS NOT NULL))"
+            for form, select in casts
+            if form is not None
+        ]
+        return _either(parts)
+
+
+def _either(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"COALESCE({', '.join(parts)})"
+
+
+def _constant(column: str, outcome: bool) -> str:
+    """True or false for every known value, NULL for an unknown one."""
+    return f"IF({column} IS NULL, NULL, {'TRUE' if outcome else 'FALSE'})"
+
+
+def _integer(column: str, operator: str, operand: Scalar) -> str:
+    """An INT64 column compared with any number, exactly."""
+    number: int | float = operand  # type: ignore[assignment]  # numbers are compared with numbers only
+    whole = math.floor(number)
+    if whole != number:
+        if operator in ("=", "!="):
+            return _constant(column, operator == "!=")
+        # Between two whole numbers: < and <= mean "at most the lower one".
+        operator = "<=" if operator in ("<", "<=") else ">"
+    if whole > INT64_MAX:
+        return _constant(column, operator in ("<", "<=", "!="))
+    if whole < INT64_MIN:
+        return _constant(column, operator in (">", ">=", "!="))
+    return f"{column} {operator} {_whole(whole)}"
+
+
+def _real(column: str, operator: str, operand: Scalar) -> str:
+    """A FLOAT64 column compared with any number, exactly."""
+    number: int | float = operand  # type: ignore[assignment]  # numbers are compared with numbers only
+    near = float(number)
+    if near == number:
+        return f"{column} {operator} {_float(near)}"
+    # A whole number that no FLOAT64 is: between two neighbours.
+    if operator in ("=", "!="):
+        return _constant(column, operator == "!=")
+    below = near if near < number else math.nextafter(near, -math.inf)
+    return f"{column} {'<=' if operator in ('<', '<=') else '>'} {_float(below)}"
+
+
+def _in_values(column: str, kind: str, entries: frozenset[Scalar]) -> str:
+    match kind:
+        case "i":
+            wanted = sorted({int(v) for v in entries if not isinstance(v, str) and v == int(v)})
+            literals = [_whole(value) for value in wanted if INT64_MIN <= value <= INT64_MAX]
+        case "r":
+            literals = [_float(float(v)) for v in sorted(v for v in entries if not isinstance(v, str)) if float(v) == v]
+        case "d":
+            literals = [_decimal(v) for v in sorted(v for v in entries if not isinstance(v, str))]
+        case _:
+            literals = [text_literal(v) if isinstance(v, str) else str(v).upper() for v in sorted(entries, key=str)]
+    if not literals:
+        return _constant(column, False)
+    return f"{column} IN ({', '.join(literals)})"
+
+
+def _whole(value: int) -> str:
+    return "CAST('-9223372036854775808' AS INT64)" if value == INT64_MIN else str(value)
+
+
+def _float(value: float) -> str:
+    # A bare 0.1 is a DECIMAL to some engines; the cast of its text is the same FLOAT64 everywhere.
+    return f"CAST('{value!r}' AS FLOAT64)"
+
+
+def _decimal(value: Scalar) -> str:
+    return f"NUMERIC '{Decimal(str(value)):f}'"
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else _float(value)
+
+
+__all__ = ["UNTYPED", "FactColumn", "decide_by_sql", "policy_statement", "table_column"]
