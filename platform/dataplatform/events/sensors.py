@@ -26,10 +26,6 @@ UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-    "its files are new",
-    "an earlier hour has late files",
-    "its contract changed",
-)
 FIRST_RETRY = timedelta(minutes=2)
 LONGEST_RETRY = timedelta(hours=2)
 """What failed is asked for again, each time after twice as long, up to this."""
