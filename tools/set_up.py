@@ -105,7 +105,7 @@ def find_uv() -> "Path | None":
         say("uv from the package index")
         make_venv(Path(sys.executable), folder)
         try:
-            run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--requirement", lock)
+            run(folder / "bin" / "python", "-m", "pip", "install", "-qqq", "--requirement", lock)
         except subprocess.CalledProcessError:
             say("no uv for this machine; pip does its work, slower")
             return None
@@ -133,6 +133,8 @@ def adopt_pip_settings(python: Path) -> None:
         name = names.get(key.rpartition(".")[2])
         value = " ".join(quoted.strip().strip("'\"").replace("\\n", " ").split())
         if name and value and name not in os.environ:
+            if name == "UV_INDEX":  # pip looks into all indexes alike, and so must uv then
+                os.environ.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
             os.environ[name] = value.replace(" ", ",") if name == "UV_FIND_LINKS" else value
 
 
@@ -179,7 +181,9 @@ def is_wanted(python: Path) -> bool:
     """Whether it runs, is of the wanted version, and can make environments."""
     code = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2], sys.prefix == sys.base_prefix)"
     try:
-        answer = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, timeout=30, check=False).stdout
+        answer = subprocess.run(
+            [python, "-I", "-c", code], capture_output=True, text=True, timeout=30, check=False
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return False
     return answer.split() == [WANTED, "True"]
@@ -190,31 +194,36 @@ def make(name: str, python: Path, lock: Path, with_project: bool, uv: "Path | No
     folder = ROOT / name
     (folder / STAMP).unlink(missing_ok=True)
     inside = folder / "bin" / "python"
-    if not (inside.exists() and is_made_with(inside, python)):
-        shutil.rmtree(folder, ignore_errors=True)
-        if uv:
-            run(uv, "venv", "--quiet", "--no-config", "--python", python, folder)
-        else:
-            make_venv(python, folder)
     if uv:
-        install = [uv, "pip", "--quiet", "--no-config"]
-        run(*install, "sync", "--python", inside, lock)
-        if with_project:
-            run(*install, "install", "--python", inside, "--no-deps", "--no-build-isolation", "--editable", ROOT)
-    else:
-        install = [inside, "-m", "pip", "install", "--quiet", "--no-deps"]
-        run(*install, "--requirement", lock)
-        if with_project:
-            run(*install, "--no-build-isolation", "--editable", ROOT)
+        try:
+            if not is_made_with(inside, python):
+                run(uv, "venv", "--quiet", "--no-config", "--clear", "--python", python, folder)
+            pip = [uv, "pip", "--quiet", "--no-config"]
+            run(*pip, "sync", "--python", inside, lock)
+            if with_project:
+                run(*pip, "install", "--python", inside, "--no-deps", "--no-build-isolation", "--editable", ROOT)
+        except subprocess.CalledProcessError:
+            say(f"uv could not make {name}; pip tries, slower")
+        else:
+            return
+    make_venv(python, folder)
+    pip = [inside, "-m", "pip", "install", "--quiet", "--no-deps"]
+    run(*pip, "--requirement", lock)
+    if with_project:
+        run(*pip, "--no-build-isolation", "--editable", ROOT)
 
 
 def is_made_with(inside: Path, python: Path) -> bool:
-    """Whether an environment's interpreter is that Python and works."""
-    answer = subprocess.run(
-        [inside, "-I", "-c", "import sys; print(sys.base_prefix)"], capture_output=True, text=True, check=False
-    )
-    base = subprocess.run([python, "-I", "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True, check=False)
-    return answer.returncode == 0 and answer.stdout == base.stdout
+    """Whether an environment exists, works, and is of that Python."""
+    prefixes = []
+    for interpreter, prefix in ((inside, "base_prefix"), (python, "prefix")):
+        code = f"import sys; print(sys.{prefix})"
+        try:
+            done = subprocess.run([interpreter, "-I", "-c", code], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return False
+        prefixes.append(done.stdout)
+    return prefixes[0] == prefixes[1]
 
 
 def make_venv(python: Path, folder: Path) -> None:

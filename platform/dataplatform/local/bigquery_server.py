@@ -1,8 +1,8 @@
 """The embedded BigQuery server as this platform runs it. Started by file path with the Python of `.venv-bigquery`, where this
 package is not installed: it imports nothing of it.
 
-What it adds to `local-bigquery`: DuckDB's memory is bounded (it would take 80 % of the machine's), DuckDB starts with its
-extensions loaded from their wheels' import, and jobs that a killed predecessor left RUNNING are ended, so that clients that
+What it adds to `local-bigquery`: DuckDB's memory is bounded (it would take 80 % of the machine's), its extensions are those
+that set-up put into this environment (not into a home folder), and jobs that a killed predecessor left RUNNING are ended, so that clients that
 wait for them are told instead of waiting for ever.
 """
 
@@ -10,6 +10,7 @@ import argparse
 import functools
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def main() -> None:
     arguments.data_dir.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("GCS_LOCAL_ROOT", str(arguments.data_dir / "gcs"))
 
-    bound_memory(arguments.memory_limit, arguments.data_dir / "spill")
+    configure_engine(arguments.memory_limit, arguments.data_dir / "spill")
     from local_bigquery.settings import settings
 
     settings.bigquery_host = "127.0.0.1"
@@ -41,20 +42,29 @@ def main() -> None:
     from local_bigquery.grpc import server
 
     grpc_server, _ = server.start("127.0.0.1", arguments.grpc_port)
-    uvicorn.run("local_bigquery:app", host="127.0.0.1", port=arguments.port, log_level="warning", access_log=False)
+    uvicorn.run(
+        "local_bigquery:app",
+        host="127.0.0.1",
+        port=arguments.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=3,
+    )
     grpc_server.stop(None)
 
 
-def bound_memory(limit: str, spill: Path) -> None:
-    """Every database that this process opens in memory gets the limit and a folder to spill to."""
+def configure_engine(limit: str, spill: Path) -> None:
+    """Every database that this process opens gets the limit, a folder to spill to and this environment's extensions."""
     import duckdb
 
     connect = duckdb.connect
+    ours = {"memory_limit": limit, "temp_directory": str(spill)}
+    if (extensions := Path(sys.prefix) / "extensions").exists():
+        ours["extension_directory"] = str(extensions)
 
     @functools.wraps(connect)
     def bounded(database: str = ":memory:", read_only: bool = False, config: dict[str, Any] | None = None) -> Any:
-        bounds = {"memory_limit": limit, "temp_directory": str(spill)}
-        return connect(database, read_only=read_only, config=bounds | (config or {}))
+        return connect(database, read_only=read_only, config=ours | (config or {}))
 
     duckdb.connect = bounded
 
