@@ -1,0 +1,428 @@
+"""The statements of an hour: GoogleSQL compiled from a schema and from the names of tables. Pure text; nothing runs here."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from .changes import BARRIER_OPERATIONS
+from .schema import Node, pointer
+from .shapes import SHAPE_SQL, WRAPPERS
+
+RAW_SCHEMA: tuple[dict[str, str], ...] = (
+    {"name": "_id", "type": "STRING", "description": "Canonical Extended JSON of the document's _id."},
+    {
+        "name": "document",
+        "type": "STRING",
+        "description": "Canonical Extended JSON of the whole document; null when deleted.",
+    },
+    {"name": "deleted", "type": "BOOL", "description": "Whether the document is gone from the collection."},
+    {
+        "name": "position",
+        "type": "STRING",
+        "description": "Cluster time and ordinal of its newest change; orders as text.",
+    },
+    {"name": "changed_at", "type": "TIMESTAMP", "description": "Wall time of that change at the source."},
+    {"name": "captured_at", "type": "TIMESTAMP", "description": "When the capture read it."},
+    {"name": "bucket", "type": "DATE", "description": "Partition: the month of an ObjectId, else a hash of the _id."},
+)
+
+OWN_COLUMNS: tuple[dict[str, str], ...] = (
+    {"name": "_id", "type": "STRING", "description": "Canonical Extended JSON of the document's _id."},
+    {
+        "name": "_position",
+        "type": "STRING",
+        "description": "Position of the change that made this row; orders as text.",
+    },
+    {"name": "_changed_at", "type": "TIMESTAMP", "description": "Wall time of that change at the source."},
+    {"name": "_captured_at", "type": "TIMESTAMP", "description": "When the capture read it."},
+    {"name": "_deleted", "type": "BOOL", "description": "Deleted at the source and kept, where the contract says so."},
+    {"name": "_bucket", "type": "DATE", "description": "Partition: the month of an ObjectId, else a hash of the _id."},
+    {
+        "name": "_unmapped",
+        "type": "JSON",
+        "description": "What could not be typed, by JSON pointer, as canonical Extended JSON.",
+    },
+)
+"""Columns of a typed table beside the document's fields."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Full names (`project.dataset.table`) of one collection's tables."""
+
+    raw: str
+    history: str
+    typed: str
+    staging: str
+    newest: str
+
+
+# Values.
+
+
+def value_sql(node: Node, source: str, path: Sequence[str], *, depth: int = 0) -> str:
+    """Expression of a field's column; `source` is an expression of the canonical text that `path` (keys) leads down from."""
+    if node.repeated:
+        element, offset = f"e{depth}", f"o{depth}"
+        array = f"UNNEST(JSON_QUERY_ARRAY({source}, {_path(path)})) AS {element} WITH OFFSET AS {offset}"
+        if node.type == "STRUCT":
+            inner = ", ".join(
+                f"{value_sql(child, element, (child.key,), depth=depth + 1)} AS `{child.column}`"
+                for child in node.fields
+            )
+            return f"ARRAY(SELECT AS STRUCT {inner} FROM {array} WHERE {is_object(element)} ORDER BY {offset})"
+        value = _scalar(node, element, ())
+        return (
+            f"ARRAY(SELECT v{depth} FROM (SELECT {value} AS v{depth}, {offset} FROM {array})"
+            f" WHERE v{depth} IS NOT NULL ORDER BY {offset})"
+        )
+    if node.type == "STRUCT":
+        inner = ", ".join(
+            f"{value_sql(child, source, (*path, child.key), depth=depth)} AS `{child.column}`" for child in node.fields
+        )
+        return f"IF({is_object(_query(source, path))}, STRUCT({inner}), NULL)"
+    return _scalar(node, source, path)
+
+
+def _scalar(node: Node, source: str, path: Sequence[str]) -> str:
+    def inner(*keys: str) -> str:
+        return f"JSON_VALUE({source}, {_path((*path, *keys))})"
+
+    def first(*wrappers: str) -> str:
+        values = ", ".join(inner(wrapper) for wrapper in wrappers)
+        return f"COALESCE({values})" if len(wrappers) > 1 else values
+
+    query = _query(source, path)
+    match node.type:
+        case "STRING" if node.pinned:
+            numbers = first("$oid", "$symbol", "$numberInt", "$numberLong", "$numberDecimal", "$numberDouble")
+            text = f"IF(STARTS_WITH({query}, '\"') OR {query} IN ('true', 'false'), {inner()}, {numbers})"
+            return f"COALESCE({text}, CAST({_time(inner)} AS STRING))"
+        case "STRING":
+            return f"IF(STARTS_WITH({query}, '\"'), {inner()}, {first('$oid', '$symbol')})"
+        case "INT64":
+            return f"SAFE_CAST({first('$numberInt', '$numberLong')} AS INT64)"
+        case "NUMERIC":
+            text = first("$numberInt", "$numberLong", "$numberDecimal")
+            return f"IF(REGEXP_CONTAINS({text}, {_NUMERIC}), SAFE_CAST({text} AS NUMERIC), NULL)"
+        case "FLOAT64":
+            return f"SAFE_CAST({first('$numberDouble', '$numberInt', '$numberLong', '$numberDecimal')} AS FLOAT64)"
+        case "BOOL":
+            return f"CASE {query} WHEN 'true' THEN TRUE WHEN 'false' THEN FALSE END"
+        case "TIMESTAMP":
+            seconds = f"TIMESTAMP_SECONDS(SAFE_CAST({inner('$timestamp', 't')} AS INT64))"
+            return f"COALESCE({_time(inner)}, {seconds})"
+        case "BYTES":
+            return f"FROM_BASE64({inner('$binary', 'base64')})"
+        case "JSON":
+            return f"PARSE_JSON(NULLIF({query}, 'null'))"
+    raise ValueError(f"no column type {node.type}")
+
+
+_NUMERIC = r"r'^-?(?:[0-9]{1,29}(?:\.[0-9]{1,9}0*)?|[0-9]{1,9}E-[1-9]|[0-9](?:\.[0-9]{1,9})?E\+[0-9]{1,2})$'"
+"""Texts of numbers that NUMERIC holds exactly (others are rounded by a cast, which nobody would notice)."""
+_FIRST_MILLISECOND = -62_135_596_800_000
+_LAST_MILLISECOND = 253_402_300_799_999
+
+
+def _time(inner: Callable[..., str]) -> str:
+    milliseconds = f"SAFE_CAST({inner('$date', '$numberLong')} AS INT64)"
+    return (
+        f"CASE WHEN {milliseconds} BETWEEN {_FIRST_MILLISECOND} AND {_LAST_MILLISECOND}"
+        f" THEN TIMESTAMP_MILLIS({milliseconds}) END"
+    )
+
+
+_WRAPPED = r"r'^\{" + '"' + r"\$(?:" + "|".join(name[1:] for name in WRAPPERS) + r")" + '"' + "'"
+
+
+def is_object(text: str) -> str:
+    """Whether a canonical text is a document and no wrapper such as `{"$oid":…}`."""
+    return f"(STARTS_WITH({text}, '{{') AND NOT REGEXP_CONTAINS({text}, {_WRAPPED}))"
+
+
+# What is left over.
+
+
+def unmapped_sql(root: Node, source: str) -> str:
+    """Expression of `_unmapped`: a JSON object of everything below the document that no column holds, or NULL."""
+    parts = []
+    own = _own_failure(root, source)
+    if own is not None:
+        parts.append((own, (), source))
+    for child in root.fields:
+        parts += [(test, path, _query(source, path)) for test, path in _failures(child, source, (child.key,), 0)]
+    if not parts:
+        return "CAST(NULL AS JSON)"
+    items = ",\n      ".join(
+        f"IF({test}, [CONCAT({_text(json.dumps(pointer(path), ensure_ascii=False) + ':')}, {value})], [])"
+        for test, path, value in parts
+    )
+    array = f"ARRAY_CONCAT(\n      {items})" if len(parts) > 1 else items
+    return f"PARSE_JSON(NULLIF(CONCAT('{{', ARRAY_TO_STRING({array}, ','), '}}'), '{{}}'))"
+
+
+def _failures(node: Node, source: str, path: tuple[str, ...], depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(condition, path) for every part below `source` that can be left over; a list is left over as a whole."""
+    query = _query(source, path)
+    if node.type == "JSON":
+        return
+    if node.repeated:
+        element = f"u{depth}"
+        if node.type == "STRUCT":
+            tests = [f"NOT {is_object(element)}"]
+            own = _own_failure(node, element)
+            if own is not None:
+                tests.append(own)
+            for child in node.fields:
+                tests += [test for test, _ in _failures(child, element, (child.key,), depth + 1)]
+            bad = " OR ".join(f"({test})" for test in tests)
+        else:
+            bad = f"{_scalar(node, element, ())} IS NULL"
+        inside = f"EXISTS(SELECT 1 FROM UNNEST(JSON_QUERY_ARRAY({source}, {_path(path)})) AS {element} WHERE {bad})"
+        yield f"COALESCE({query}, 'null') != 'null' AND (NOT STARTS_WITH({query}, '[') OR {inside})", path
+    elif node.type == "STRUCT":
+        test = f"COALESCE({query}, 'null') != 'null' AND NOT {is_object(query)}"
+        own = _own_failure(node, query)
+        yield test if own is None else f"({test}) OR ({own})", path
+        for child in node.fields:
+            yield from _failures(child, source, (*path, child.key), depth)
+    else:
+        yield f"COALESCE({query}, 'null') != 'null' AND {_scalar(node, source, path)} IS NULL", path
+
+
+def _own_failure(node: Node, text: str) -> str | None:
+    """Whether the object has keys that are no columns: it then stays as a whole."""
+    if node.closed:
+        return is_object(text)
+    if not node.hidden:
+        return None
+    return " OR ".join(f"STRPOS({text}, {_text(json.dumps(key, ensure_ascii=False) + ':')}) > 0" for key in node.hidden)
+
+
+# Statements.
+
+
+def columns_sql(root: Node, source: str) -> list[tuple[str, str]]:
+    """(column, expression) of every field of the document."""
+    return [(node.column, value_sql(node, source, (node.key,))) for node in root.fields]
+
+
+def newest_script(tables: Tables, barrier: str) -> str:
+    """Fold what was staged to the newest change of every document (`changes.fold` in SQL), and say what it touches.
+
+    The rows that come back are (bucket, rows): the partitions that the merges will name.
+    """
+    return f"""\
+CREATE OR REPLACE TABLE `{tables.newest}`
+OPTIONS (expiration_timestamp = TIMESTAMP_ADD(CURRENT_TIMESTAMP(), INTERVAL 1 DAY)) AS
+SELECT
+  _id,
+  IF(position < {_text(barrier)} OR operation = 'delete', NULL, document) AS document,
+  position < {_text(barrier)} OR operation = 'delete' AS deleted,
+  GREATEST(position, {_text(barrier)}) AS position,
+  changed_at,
+  captured_at,
+  bucket
+FROM `{tables.staging}`
+WHERE _id IS NOT NULL AND NOT (operation = 'update' AND document IS NULL)
+QUALIFY ROW_NUMBER() OVER (PARTITION BY _id ORDER BY position DESC, captured_at DESC) = 1;
+SELECT bucket, COUNT(*) AS documents, COUNTIF(deleted) AS deletions FROM `{tables.newest}` GROUP BY bucket ORDER BY bucket
+"""
+
+
+def barriers_sql(tables: Tables) -> str:
+    """Drops and renames among what was staged."""
+    names = ", ".join(_text(name) for name in BARRIER_OPERATIONS)
+    return f"""\
+SELECT operation, position, changed_at, detail
+FROM `{tables.staging}`
+WHERE operation IN ({names})
+ORDER BY position
+"""
+
+
+def shapes_sql(tables: Tables) -> str:
+    """The distinct shapes of the newest documents, with how many have each."""
+    shape = SHAPE_SQL.format(document="document")
+    return f"""\
+SELECT shape, COUNT(*) AS documents
+FROM (SELECT {shape} AS shape FROM `{tables.newest}` WHERE NOT deleted)
+GROUP BY shape
+ORDER BY documents DESC, shape
+"""
+
+
+def history_sql(tables: Tables, hours: Iterable[str]) -> str:
+    """Replace the hours' part of the history by what was staged, each change once."""
+    names = [column["name"] for column in HISTORY_COLUMNS]
+    listed = ", ".join(f"TIMESTAMP {_text(hour)}" for hour in hours)
+    fields = ", ".join(f"`{name}`" for name in names)
+    return f"""\
+MERGE `{tables.history}` AS t
+USING (
+  SELECT {fields}
+  FROM `{tables.staging}`
+  QUALIFY ROW_NUMBER() OVER (PARTITION BY position, _id, operation ORDER BY captured_at DESC) = 1
+) AS s
+ON FALSE
+WHEN NOT MATCHED BY SOURCE AND t.hour IN ({listed}) THEN DELETE
+WHEN NOT MATCHED THEN INSERT ({fields}) VALUES ({", ".join(f"s.`{name}`" for name in names)})
+"""
+
+
+HISTORY_COLUMNS: tuple[dict[str, str], ...] = (
+    {
+        "name": "hour",
+        "type": "TIMESTAMP",
+        "description": "Hour of the source's clock (UTC); a snapshot's: when it ended.",
+    },
+    {
+        "name": "operation",
+        "type": "STRING",
+        "description": "insert, update, replace, delete, snapshot, drop, rename, …",
+    },
+    {"name": "_id", "type": "STRING", "description": "Canonical Extended JSON of the document's _id."},
+    {
+        "name": "document",
+        "type": "STRING",
+        "description": "Canonical Extended JSON of the whole document, where known.",
+    },
+    {"name": "update", "type": "STRING", "description": "Canonical Extended JSON of the update's description."},
+    {"name": "position", "type": "STRING", "description": "Cluster time and ordinal; orders as text."},
+    {"name": "changed_at", "type": "TIMESTAMP", "description": "Wall time of the change at the source."},
+    {"name": "captured_at", "type": "TIMESTAMP", "description": "When the capture read it."},
+    {
+        "name": "transaction",
+        "type": "STRING",
+        "description": "Session and number of its transaction, where it had one.",
+    },
+    {"name": "detail", "type": "STRING", "description": "Of a rename: the new name."},
+)
+
+
+def raw_sql(tables: Tables, buckets: Sequence[str], barrier: str, *, sweep: bool) -> str:
+    """MERGE of the newest changes into the raw table. Names every partition it needs and reads no other.
+
+    `sweep` (only when the changes hold a drop, a rename, or end a repeated snapshot) also turns every document that was last
+    seen before the barrier into a deletion; only then the whole table is read.
+    """
+    columns = ("document", "deleted", "position", "changed_at", "captured_at")
+    assign = ", ".join(f"{name} = s.{name}" for name in columns)
+    names = ("_id", *columns, "bucket")
+    swept = ""
+    if sweep:
+        swept = (
+            f"WHEN NOT MATCHED BY SOURCE AND t.position < {_text(barrier)} AND NOT t.deleted THEN\n"
+            f"  UPDATE SET document = NULL, deleted = TRUE, position = {_text(barrier)}\n"
+        )
+    on = "t._id = s._id AND t.bucket = s.bucket" + ("" if sweep else f"\n  AND t.bucket IN ({_dates(buckets)})")
+    return f"""\
+MERGE `{tables.raw}` AS t
+USING `{tables.newest}` AS s
+ON {on}
+WHEN MATCHED AND s.position > t.position THEN UPDATE SET {assign}
+WHEN NOT MATCHED THEN INSERT ({", ".join(names)}) VALUES ({", ".join(f"s.{name}" for name in names)})
+{swept}"""
+
+
+def typed_sql(
+    tables: Tables, root: Node, buckets: Sequence[str], barrier: str, *, sweep: bool, keep_deleted: bool
+) -> str:
+    """MERGE into the typed table of those changes that the raw table also holds as the newest.
+
+    The raw table decides, because deleted documents are not in the typed one: a late change of a deleted document finds the
+    deletion there. Only keys and positions of the named partitions are read for that.
+    """
+    fields = columns_sql(root, "n.document")
+    select = "".join(f",\n    {expression} AS `{column}`" for column, expression in fields)
+    names = ["_position", "_changed_at", "_captured_at", "_deleted", "_unmapped", *(column for column, _ in fields)]
+    insert = ["_id", "_bucket", *names]
+    here = f"\n  AND t._bucket IN ({_dates(buckets)})"
+    there = f"\n    AND r.bucket IN ({_dates(buckets)})"
+    assign = ", ".join(f"`{name}` = s.`{name}`" for name in names)
+    if keep_deleted:
+        gone = "WHEN MATCHED AND s._deleted THEN UPDATE SET _deleted = TRUE, _position = s._position, _changed_at = s._changed_at"
+    else:
+        gone = "WHEN MATCHED AND s._deleted THEN DELETE"
+    swept = ""
+    if sweep:
+        here = ""
+        action = f"UPDATE SET _deleted = TRUE, _position = {_text(barrier)}" if keep_deleted else "DELETE"
+        live = " AND NOT t._deleted" if keep_deleted else ""
+        swept = f"WHEN NOT MATCHED BY SOURCE AND t._position < {_text(barrier)}{live} THEN {action}\n"
+    kept = "" if keep_deleted else " AND NOT s._deleted"
+    return f"""\
+MERGE `{tables.typed}` AS t
+USING (
+  SELECT
+    n._id,
+    n.bucket AS _bucket,
+    n.position AS _position,
+    n.changed_at AS _changed_at,
+    n.captured_at AS _captured_at,
+    n.deleted AS _deleted,
+    {unmapped_sql(root, "n.document")} AS _unmapped{select}
+  FROM `{tables.newest}` AS n
+  JOIN `{tables.raw}` AS r
+    ON r._id = n._id AND r.bucket = n.bucket AND r.position = n.position{there}
+) AS s
+ON t._id = s._id AND t._bucket = s._bucket{here}
+{gone}
+WHEN MATCHED THEN UPDATE SET {assign}
+WHEN NOT MATCHED{kept} THEN
+  INSERT ({", ".join(f"`{name}`" for name in insert)})
+  VALUES ({", ".join(f"s.`{name}`" for name in insert)})
+{swept}"""
+
+
+def rebuild_sql(tables: Tables, root: Node, target: str, *, keep_deleted: bool) -> str:
+    """The whole typed table from the raw one, into `target` (an empty table of the right columns)."""
+    fields = columns_sql(root, "n.document")
+    own = {
+        "_id": "n._id",
+        "_bucket": "n.bucket",
+        "_position": "n.position",
+        "_changed_at": "n.changed_at",
+        "_captured_at": "n.captured_at",
+        "_deleted": "n.deleted",
+        "_unmapped": unmapped_sql(root, "n.document"),
+    }
+    select = ",\n  ".join(f"{expression} AS `{column}`" for column, expression in (*own.items(), *fields))
+    names = ", ".join(f"`{column}`" for column in (*own, *(column for column, _ in fields)))
+    return f"""\
+INSERT INTO `{target}` ({names})
+SELECT
+  {select}
+FROM `{tables.raw}` AS n
+WHERE {"TRUE" if keep_deleted else "NOT n.deleted"}
+"""
+
+
+def as_of_view_sql(tables: Tables) -> str:
+    """Body of the view that gives every state a document had and how long it had it: `WHERE T >= valid_from AND T < valid_to`."""
+    return f"""\
+SELECT
+  _id, document, operation = 'delete' AS deleted, position, changed_at AS valid_from,
+  COALESCE(LEAD(changed_at) OVER (PARTITION BY _id ORDER BY position), TIMESTAMP '9999-12-31 23:59:59+00') AS valid_to
+FROM `{tables.history}`
+WHERE _id IS NOT NULL AND NOT (operation = 'update' AND document IS NULL)
+"""
+
+
+def _query(source: str, path: Sequence[str]) -> str:
+    return f"JSON_QUERY({source}, {_path(path)})" if path else source
+
+
+def _path(path: Sequence[str]) -> str:
+    return _text("$" + "".join(f'."{key}"' for key in path))
+
+
+def _text(value: str) -> str:
+    """A GoogleSQL string literal."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
+    return f"'{escaped}'"
+
+
+def _dates(buckets: Sequence[str]) -> str:
+    return ", ".join(f"DATE '{bucket}'" for bucket in buckets) if buckets else "DATE '0001-01-01'"
