@@ -109,6 +109,8 @@ class Writer:
         """Bytes appended that no commit has made durable yet, those being written included."""
         self.last_failure: str | None = None
         """Why the latest commit failed; None after one that did not."""
+        self.last_failure_at = 0.0
+        """Monotonic seconds of the latest commit that failed."""
         self.commits = 0
         self.finished_files = 0
         self._folder = landing.folder
@@ -291,7 +293,7 @@ class Writer:
             self.last_failure = None
             self.finished_files += sum(file.finishing for file, _ in batch.work)
             return
-        self.last_failure = str(error)
+        self.last_failure, self.last_failure_at = str(error), time.monotonic()
         for file in {*(file for file, _ in batch.work), *self._files.values(), *self._closing}:
             self._abandon(file)
         self._files.clear()

@@ -1,0 +1,207 @@
+"""A request's body as events: unzipped within bounds, cut into the raw text of each event, nothing re-written."""
+
+import json
+import re
+import zlib
+from dataclasses import dataclass
+
+import msgspec
+from msgspec import Raw
+
+from .problems import Refusal
+
+MAX_BODY_BYTES = 4 << 20
+"""Largest body, before and after unzipping."""
+MAX_EVENTS = 1000
+"""Most events of one request."""
+
+_MANY_COMMAS = 200_000
+_BOM = b"\xef\xbb\xbf"
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+_BYTE = re.compile(r"\(byte (\d+)\)")
+_SPACE = b" \t\r\n"
+
+
+class _Body(msgspec.Struct):
+    """An object that is a batch, or one event."""
+
+    batch: list[Raw] | msgspec.UnsetType = msgspec.UNSET
+    event: Raw = Raw(b"")
+    event_id: Raw = Raw(b"")
+
+
+_array = msgspec.json.Decoder(list[Raw])
+_object = msgspec.json.Decoder(_Body)
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed(Exception):
+    """The text cannot be cut into events: it is not JSON from byte `offset` (0-based) on."""
+
+    offset: int
+    message: str
+
+
+def unzip(body: bytes, encoding: str, limit: int = MAX_BODY_BYTES) -> bytes:
+    """The body without its content encoding; never more than `limit` bytes are unpacked.
+
+    Raises Refusal: 415 for an encoding we do not have, 413 for more than the limit, 400 for what is no gzip, or half of one.
+    """
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip"):
+        raise Refusal(
+            415,
+            "unknown_encoding",
+            f"Content-Encoding {encoding!r} is not understood",
+            "send the body as it is, or with Content-Encoding: gzip",
+            headers=(("Accept-Encoding", "gzip, identity"),),
+        )
+    parts, size, rest = [], 0, body
+    try:
+        while rest:
+            unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+            part = unpacker.decompress(rest, limit - size + 1)
+            size += len(part)
+            if size > limit:
+                raise too_large(f"more than {limit} bytes when unzipped")
+            if not unpacker.eof:
+                raise Refusal(400, "bad_gzip", "the gzip body ends before it is complete", "send the whole body")
+            parts.append(part)
+            rest = unpacker.unused_data.lstrip(b"\0")
+    except zlib.error as error:
+        raise Refusal(
+            400, "bad_gzip", f"the body is not gzip: {error}", "send gzip, or leave Content-Encoding away"
+        ) from None
+    return b"".join(parts)
+
+
+def too_large(detail: str) -> Refusal:
+    return Refusal(413, "too_large", detail, f"send batches of at most {MAX_EVENTS} events and {MAX_BODY_BYTES} bytes")
+
+
+def events_of(body: bytes) -> list[bytes]:
+    """The text of each event of a body: one event, a JSON array of events, or `{"batch": [events]}`.
+
+    An event that is not JSON by itself (NaN, half a surrogate pair) does not spoil its neighbours: as long as strings and
+    brackets show where it begins and ends it is cut out, and judged alone. Raises Malformed where they do not, and
+    Refusal 413 for more events than allowed.
+    """
+    if body.startswith(_BOM):
+        body = body[3:]
+    if body.count(b",") > _MANY_COMMAS:
+        _cut_by_brackets(body)  # so that a million little elements are refused before a million objects stand in memory
+    try:
+        found = _cut(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        by_brackets = _cut_by_brackets(body)
+        if by_brackets is None:
+            raise malformed(body, error) from None
+        found = by_brackets
+    if len(found) > MAX_EVENTS:
+        raise too_large(f"{len(found)} events in one request")
+    return found
+
+
+def _cut(body: bytes) -> list[bytes]:
+    start = body.lstrip(_SPACE)[:1]
+    if start == b"[":
+        return [bytes(raw) for raw in _array.decode(body)]
+    if start != b"{":
+        msgspec.json.decode(body, type=Raw)
+        return [body.strip(_SPACE)]
+    try:
+        whole = _object.decode(body)
+    except msgspec.ValidationError:  # `batch` is no array: so it is one event with a strange key
+        return [body.strip(_SPACE)]
+    if whole.batch is msgspec.UNSET or bytes(whole.event) or bytes(whole.event_id):
+        return [body.strip(_SPACE)]
+    if body.count(b'"batch"') > 1 and _has_key_twice(body, "batch"):
+        raise Refusal(400, "two_batches", "the body has the key `batch` twice", "send one batch in a request")
+    return [bytes(raw) for raw in whole.batch]
+
+
+def _has_key_twice(body: bytes, key: str) -> bool:
+    pairs: list[tuple[str, object]] = json.loads(body, object_pairs_hook=list)
+    return sum(name == key for name, _ in pairs) > 1
+
+
+def _cut_by_brackets(body: bytes) -> list[bytes] | None:
+    """Elements of the array (or of the batch) as strings and brackets delimit them; None where these do not balance."""
+    body = body.strip(_SPACE)
+    begin = _array_begin(body)
+    if begin is None:
+        return [body] if body[:1] == b"{" and _balance(body, 0) == len(body) else None
+    stack, cuts, end = [b"["], [begin], -1
+    closing = {b"[": b"]", b"{": b"}"}
+    for token in _TOKEN.finditer(body, begin):
+        text = token[0]
+        if text in closing:
+            stack.append(text)
+        elif text in (b"]", b"}"):
+            if not stack or closing[stack.pop()] != text:
+                return None
+            if not stack:
+                end = token.start()
+                break
+        elif text == b"," and len(stack) == 1:
+            cuts.append(token.end())
+            if len(cuts) > MAX_EVENTS:
+                raise too_large(f"more than {MAX_EVENTS} events in one request")
+    if end < 0 or not _ends_well(body, end + 1):
+        return None
+    elements = [
+        body[start : (cuts[index + 1] - 1 if index + 1 < len(cuts) else end)].strip(_SPACE)
+        for index, start in enumerate(cuts)
+    ]
+    if elements == [b""]:
+        return []
+    return None if b"" in elements else elements
+
+
+_BATCH = re.compile(rb'\{[ \t\r\n]*"batch"[ \t\r\n]*:[ \t\r\n]*\[')
+
+
+def _array_begin(body: bytes) -> int | None:
+    if body[:1] == b"[":
+        return 1
+    match = _BATCH.match(body)
+    return None if match is None else match.end()
+
+
+def _ends_well(body: bytes, end: int) -> bool:
+    rest = body[end:].strip(_SPACE)
+    if body[:1] == b"[":
+        return not rest
+    if rest == b"}":
+        return True
+    if rest[:1] != b",":
+        return False
+    try:
+        msgspec.json.decode(b"{" + rest[1:], type=dict[str, Raw])
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def _balance(body: bytes, begin: int) -> int:
+    """Where the bracket at `begin` closes (the index after it), or -1."""
+    depth = 0
+    for token in _TOKEN.finditer(body, begin):
+        if token[0] in (b"{", b"["):
+            depth += 1
+        elif token[0] in (b"}", b"]"):
+            depth -= 1
+            if depth == 0:
+                return token.end()
+    return -1
+
+
+def malformed(body: bytes, error: Exception) -> Malformed:
+    """Where and why a body is no JSON."""
+    match = _BYTE.search(str(error))
+    if match is not None:
+        return Malformed(int(match[1]), str(error))
+    if isinstance(error, RecursionError):
+        return Malformed(0, "nested too deep")
+    return Malformed(len(body), str(error))

@@ -1,0 +1,143 @@
+"""The Segment HTTP API: its messages as events of ours, every value the very text that was sent.
+
+`messageId` becomes event_id, `timestamp` event_time, `sentAt` (of the message, else of the batch) sent_at, `userId`
+user_id, `anonymousId` device_id, `properties` or `traits` params; a track call's `event` is the event's name, the other
+calls have a name of their own (`EVENT_NAMES`). All other keys of the message stay beside them.
+"""
+
+from dataclasses import dataclass, field
+from json import loads
+
+import msgspec
+from msgspec import Raw
+
+from .bodies import events_of
+
+EVENT_NAMES = {
+    "identify": "identify_user_segment",
+    "page": "view_page_segment",
+    "screen": "view_screen_segment",
+    "group": "identify_group_segment",
+    "alias": "alias_user_segment",
+}
+"""Event name of each call that has none of its own: action, object and the service `segment`, so that a contract can
+be written for it. Without one they are unknown events: stored, refused, and replayed once there is a contract."""
+KINDS = ("track", *EVENT_NAMES)
+
+_RENAMED = {
+    "messageId": "event_id",
+    "timestamp": "event_time",
+    "sentAt": "sent_at",
+    "userId": "user_id",
+    "anonymousId": "device_id",
+}
+_PARAMS = {"track": "properties", "page": "properties", "screen": "properties", "identify": "traits", "group": "traits"}
+_LEFT_OUT = ("writeKey",)
+"""Who may send, not what was sent."""
+_SHARED = ("sentAt", "context", "integrations")
+"""Keys of a batch that count for each of its messages that has none of its own."""
+
+
+class _Batch(msgspec.Struct):
+    batch: list[Raw]
+
+
+_message = msgspec.json.Decoder(dict[str, Raw])
+_batch = msgspec.json.Decoder(_Batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """What a request brought: the events, and the write key where the body has one."""
+
+    events: list[bytes]
+    write_key: str | None = None
+    shared: dict[str, bytes] = field(default_factory=dict)
+
+
+def messages_of(body: bytes, kind: str | None) -> Messages:
+    """The events of a Segment request. `kind` is the call (`track`, …), or None for `/v1/batch` and `/v1/import`.
+
+    Raises Malformed where the body is not JSON, Refusal where it holds too many events.
+    """
+    if kind is not None:
+        raws, outer = events_of(body), {}
+        key = None
+        for raw in raws:
+            key = key or _write_key(_keys_of(raw))
+    else:
+        outer = _keys_of(body) or {}
+        raws = events_of(body)
+        key = _write_key(outer)
+    shared = {name: bytes(outer[name]) for name in _SHARED if name in outer} if "batch" in outer else {}
+    return Messages([event_of(raw, kind, shared) for raw in raws], key, shared)
+
+
+def event_of(raw: bytes, kind: str | None, shared: dict[str, bytes] | None = None) -> bytes:
+    """One message as an event. What is no message, or has a key twice, is given back as it is: the judge says why."""
+    keys = _keys_of(raw)
+    if keys is None or _may_repeat(raw, keys):
+        return raw
+    if kind is None:
+        told = bytes(keys.get("type", b'""'))
+        kind = told[1:-1].decode() if told[1:-1].decode("utf-8", "replace") in KINDS else None
+    members: dict[str, bytes] = {}
+    params = _PARAMS.get(kind or "track")
+    if kind in EVENT_NAMES:
+        members["event"] = b'"' + EVENT_NAMES[kind].encode() + b'"'
+    for name, value in keys.items():
+        if name in _LEFT_OUT:
+            continue
+        new = "params" if name == params else _RENAMED.get(name, name)
+        if new == "event" and kind in EVENT_NAMES:
+            new = "segment_event"
+        elif new == name and new in (*_RENAMED.values(), "params") and _is_taken(new, keys, params, shared or {}):
+            new = f"segment_{name}"
+        while new in members:
+            new = f"segment_{new}"
+        members[new] = bytes(value)
+    for name, text in (shared or {}).items():
+        if name not in keys:
+            members.setdefault(_RENAMED.get(name, name), text)
+    return b"{" + b",".join(msgspec.json.encode(name) + b":" + value for name, value in members.items()) + b"}"
+
+
+def _is_taken(name: str, keys: dict[str, Raw], params: str | None, shared: dict[str, bytes]) -> bool:
+    """Whether a Segment key of the message (or of the batch) is written under this name of ours."""
+    if name == "params":
+        return params in keys
+    source = next(theirs for theirs, ours in _RENAMED.items() if ours == name)
+    return source in keys or source in shared
+
+
+def _keys_of(raw: bytes) -> dict[str, Raw] | None:
+    try:
+        return _message.decode(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def _may_repeat(raw: bytes, keys: dict[str, Raw]) -> bool:
+    """Whether the message's own keys (not those inside its values) repeat."""
+    suspicious = b"\\u" in raw or any(raw.count(b'"' + name.encode() + b'"') > 1 for name in keys)
+    if not suspicious:
+        return False
+    try:
+        pairs = loads(raw, object_pairs_hook=list)
+    except (ValueError, RecursionError):
+        return True
+    return len(pairs) != len({name for name, _ in pairs})
+
+
+def write_key_of(body: bytes) -> str | None:
+    """The `writeKey` of a body that is an object and has one."""
+    return _write_key(_keys_of(body))
+
+
+def _write_key(keys: dict[str, Raw] | None) -> str | None:
+    if not keys or "writeKey" not in keys:
+        return None
+    try:
+        return msgspec.json.decode(keys["writeKey"], type=str)
+    except msgspec.MsgspecError:
+        return None

@@ -1,0 +1,147 @@
+"""Running the door: one process, or several that share the port."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from ..errors import PlatformError
+from ..landing import open_landing
+from ..settings import Settings
+from .door import Door
+from .live_contracts import LiveContracts
+from .metrics import Reading, merge
+
+STREAM = "events"
+DRAIN_SECONDS = 10.0
+_SHARE_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    settings: Settings,
+    host: str,
+    port: int,
+    *,
+    shared: Path | None = None,
+    started: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Run one collector process until SIGTERM or SIGINT; requests that have begun are answered and files finished.
+
+    `shared` is the folder where the processes of one port put their metrics; `started` is told the port.
+    """
+    # What lives as long as the process need not be looked at by every collection.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    uvloop.run(_serve(settings, host, port, shared, started))
+
+
+async def _serve(settings: Settings, host: str, port: int, shared: Path | None, started: Callable[[int], None]) -> None:
+    landing = open_landing(settings, STREAM)
+    if finished := await asyncio.to_thread(landing.finish_dead):
+        log.info("finished %d open files of dead predecessors", finished)
+    contracts = LiveContracts(settings.schemas_dir)
+    contracts.reload()
+    share = None if shared is None else SharedMetrics(shared)
+    door = Door(settings, landing, contracts, *([] if share is None else [share.gather]))
+    door.look_at_disk()
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        server = await loop.create_server(
+            door.server.protocol, host, port, backlog=2048, reuse_port=True if shared is not None else None
+        )
+    except OSError as error:
+        raise PlatformError(
+            f"cannot listen: {error.strerror or error}",
+            where=f"{host}:{port}",
+            fix="stop what listens there, or choose another --port",
+        ) from error
+    tasks = [asyncio.create_task(door.keep()), asyncio.create_task(contracts.watch())]
+    if share is not None:
+        tasks.append(asyncio.create_task(share.publish(door.reading)))
+    started(server.sockets[0].getsockname()[1])
+    await stop.wait()
+    server.close()
+    await door.server.drain(DRAIN_SECONDS)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    while door.waiting:
+        await asyncio.sleep(0.01)
+    await asyncio.wait([door.writer.commit()])  # nothing of a commit is under way after this
+    door.writer.close()
+
+
+class SharedMetrics:
+    """Metrics of the processes behind one port: each writes its own to a folder, whoever is asked adds them up."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.own = folder / f"{os.getpid()}.json"
+
+    async def publish(self, reading: Callable[[], Reading]) -> None:
+        """Write this process's metrics down every second."""
+        while True:
+            part = self.own.with_suffix(".part")
+            part.write_bytes(msgspec.json.encode(reading()))
+            part.rename(self.own)
+            await asyncio.sleep(_SHARE_SECONDS)
+
+    def gather(self, own: Reading) -> Reading:
+        """This process's metrics and the latest of the others'."""
+        readings = [own]
+        for path in self.folder.glob("*.json"):
+            if path != self.own:
+                with contextlib.suppress(OSError, msgspec.MsgspecError):
+                    readings.append(msgspec.json.decode(path.read_bytes(), type=Reading))
+        return merge(readings)
+
+
+def serve_with_workers(command: list[str], workers: int) -> int:
+    """Run `workers` processes of a command that share a port, start those anew that die, until SIGTERM or SIGINT."""
+    stopping = False
+    running: list[subprocess.Popen[bytes]] = []
+
+    def stop(number: int, frame: object) -> None:
+        del number, frame
+        nonlocal stopping
+        stopping = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    with tempfile.TemporaryDirectory(prefix="collector-metrics-") as shared:
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen([sys.executable, "-m", "dataplatform.collector.worker", shared, *command])
+
+        running = [start() for _ in range(workers)]
+        try:
+            while not stopping:
+                for place, worker in enumerate(running):
+                    if worker.poll() is not None:
+                        log.error("worker %d ended with status %s; another one starts", worker.pid, worker.returncode)
+                        time.sleep(1)
+                        running[place] = start()
+                time.sleep(0.1)
+        finally:
+            for worker in running:
+                if worker.poll() is None:
+                    worker.send_signal(signal.SIGTERM)
+            for worker in running:
+                worker.wait()
+    return 0
