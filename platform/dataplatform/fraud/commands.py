@@ -39,7 +39,7 @@ def fraud() -> None:
     help="The function that decides, the one that explains, or BigQuery (the configured or the embedded server).",
 )
 @click.option("--output", type=FILE, required=True, help="Lines of {id, level, score, rules, unknown}.")
-def evaluate(
+def evaluate(  # noqa: PLR0917  # click passes by name
     policy_file: Path, facts_file: Path, lists_file: Path | None, changes: tuple[str, ...], engine: str, output: Path
 ) -> None:
     """Judge a file of facts by one policy."""

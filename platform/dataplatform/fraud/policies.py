@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -368,14 +369,14 @@ def _bands(document: Document, value: Any, *, strict: bool) -> tuple[tuple[Level
         level = _level(document, ("levels",), {str(key): str(key)}, str(key))
         if level is None:
             continue
-        if isinstance(least, bool) or not isinstance(least, int | float) or least != least or abs(least) > 1e15:
+        if isinstance(least, bool) or not isinstance(least, int | float) or not abs(least) <= 1e15:
             document.report(
                 ("levels", str(key)), "wrong_type", f"a score is a number, not {shown(least)}", f"write {key}: 50"
             )
             continue
         found.append((level, int(least) if isinstance(least, int) else float(least)))
     found.sort(key=lambda band: RANK[band[0]])
-    for (milder, low), (harder, high) in zip(found, found[1:], strict=False):
+    for (milder, low), (harder, high) in pairwise(found):
         if low > high or (strict and low == high):
             document.report(
                 ("levels", harder),

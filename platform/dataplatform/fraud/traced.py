@@ -152,7 +152,7 @@ def _trace_rule(
     )
 
 
-def _trace_leaf(
+def _trace_leaf(  # noqa: PLR0917
     name: str,
     test: Leaf,
     typed: TypedPolicy,
@@ -205,7 +205,7 @@ def _compare(value: Scalar, operator: str, bound: Scalar) -> bool:
             return value != bound
 
 
-def _leaf_sentence(
+def _leaf_sentence(  # noqa: PLR0917
     test: Leaf,
     value: Fact,
     fact_type: str,
