@@ -26,7 +26,9 @@ class CollectionField(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: _Text = PydanticField(description="Keys from the document down, with dots; arrays are passed through.")
-    type: ColumnType | None = PydanticField(None, description="Type of the column, fixed from the start; else discovered.")
+    type: ColumnType | None = PydanticField(
+        None, description="Type of the column, fixed from the start; else discovered."
+    )
     repeated: bool = PydanticField(False, description="With a type: a list of values of it.")
     pii: bool = PydanticField(False, description="Holds personal data; the column is marked and followed by lineage.")
     description: str = PydanticField("", description="What it means; becomes the column's description.")
@@ -159,7 +161,9 @@ def _parse(file: Path, document: Document) -> tuple[CollectionContract | None, l
     for index, one in enumerate(contract.fields):
         line = document.line_of(("fields", index))
         if one.path in seen:
-            problems.append(Problem(file, line, f"fields[{index}]", "duplicate_field", f"`{one.path}` twice", "keep one"))
+            problems.append(
+                Problem(file, line, f"fields[{index}]", "duplicate_field", f"`{one.path}` twice", "keep one")
+            )
         seen.add(one.path)
         if any(not key for key in one.keys) or one.path == "_id":
             fix = "write keys with single dots between them; `_id` is always there"

@@ -48,11 +48,12 @@ class Mistake:
 class Document:
     """What a file says: `data` of plain Python values, `lines` of every path, `mistakes` of the writing itself.
 
-    `data` is None where the text is not YAML at all.
+    `data` is None where the text is not YAML at all. `texts` is how the numbers and booleans were written (`1.10`).
     """
 
     data: Any
     lines: dict[Path, int] = field(default_factory=dict)
+    texts: dict[Path, str] = field(default_factory=dict)
     mistakes: tuple[Mistake, ...] = ()
 
     def line_of(self, path: Path) -> int:
@@ -106,7 +107,7 @@ def _read(content: bytes, *, with_lines: bool) -> Document:
             )
         )
         data = None
-    return Document(data, reader.lines, tuple(reader.mistakes))
+    return Document(data, reader.lines, reader.texts, tuple(reader.mistakes))
 
 
 def dotted(path: Path) -> str:
@@ -122,6 +123,7 @@ class _Reader:
     def __init__(self, with_lines: bool) -> None:
         self.with_lines = with_lines
         self.lines: dict[Path, int] = {}
+        self.texts: dict[Path, str] = {}
         self.mistakes: list[Mistake] = []
 
     def document(self, events: Iterator[Any]) -> Any:
@@ -192,6 +194,8 @@ class _Reader:
         text: str = event.value
         if text and text[0] not in _MAYBE_NOT_TEXT:
             return text
+        if self.with_lines:
+            self.texts[path] = text
         if text in _CONSTANTS:
             return _CONSTANTS[text]
         if _INT.match(text):

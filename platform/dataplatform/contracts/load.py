@@ -213,11 +213,13 @@ def _validate[Model: BaseModel](
     try:
         instance = model.model_validate(document.data)
     except ValidationError as error:
-        return None, [*mistakes, *_content_mistakes(model, document.data, error, at)]
+        return None, [*mistakes, *_content_mistakes(model, document, error, at)]
     return (instance if not mistakes else None), mistakes
 
 
-def _content_mistakes(model: type[BaseModel], data: Any, error: ValidationError, at: DocumentPath) -> list[Mistake]:
+def _content_mistakes(
+    model: type[BaseModel], document: Document, error: ValidationError, at: DocumentPath
+) -> list[Mistake]:
     mistakes: list[Mistake] = []
     form: list[Any] = []
     for detail in error.errors(include_url=False):
@@ -227,12 +229,12 @@ def _content_mistakes(model: type[BaseModel], data: Any, error: ValidationError,
             form.append(detail)
     seen: set[DocumentPath] = set()
     for detail in form:
-        mistake = _form_mistake(model, data, detail)
+        mistake = _form_mistake(model, document, detail)
         if mistake.path not in seen:  # a union gives one error for each of its kinds
             seen.add(mistake.path)
             mistakes.append(Mistake((*at, *mistake.path), mistake.code, mistake.message, mistake.fix))
     if form:
-        mistakes += _rules_of_the_rest(model, data, form)
+        mistakes += _rules_of_the_rest(model, document.data, form)
     return mistakes
 
 
@@ -283,10 +285,10 @@ _FORMS = {
 }
 
 
-def _form_mistake(model: type[BaseModel], data: Any, detail: Any) -> Mistake:
+def _form_mistake(model: type[BaseModel], document: Document, detail: Any) -> Mistake:
     """What pydantic says about one place, in the words of someone who writes YAML."""
     kind: str = detail["type"]
-    path, value = _resolve(data, detail["loc"])
+    path, value = _resolve(document.data, detail["loc"])
     last = str(detail["loc"][-1])
     if kind == "missing":
         described = _fields_at(model, path)[last].description
@@ -307,7 +309,8 @@ def _form_mistake(model: type[BaseModel], data: Any, detail: Any) -> Mistake:
     meant_kind = next((text for start, text in _KINDS if kind.startswith(start) and kind.endswith("_type")), None)
     if meant_kind:
         quoted = meant_kind == "text" and isinstance(value, bool | int | float)
-        fix = f'write it in quotes: "{_plain(value)}"' if quoted else f"write {meant_kind}"
+        text = document.texts.get(path, _plain(value))
+        fix = f'write it in quotes: "{text}"' if quoted else f"write {meant_kind}"
         message = f"{meant_kind} is meant, but {_kind(value)} is written"
         return Mistake(path, "wrong_kind", message, fix)
     if kind in {"string_pattern_mismatch", "string_too_long"} and last in {
