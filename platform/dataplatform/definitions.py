@@ -1,5 +1,7 @@
 """The one Dagster project: a table of contents of the domains. Importing it sends no request and starts nothing."""
 
+import warnings
+
 import dagster as dg
 
 from .contracts.load import load_contracts
@@ -10,10 +12,12 @@ from .settings import Settings, get_settings
 def definitions_for(settings: Settings) -> dg.Definitions:
     """All definitions of one environment. Raises ContractError where a contract does not hold: nothing runs on half of them."""
     contracts = load_contracts(settings.schemas_dir)
-    return dg.Definitions.merge(
-        event_definitions(settings, contracts),
-        dg.Definitions(executor=dg.in_process_executor),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # code references, for every contract
+        return dg.Definitions.merge(
+            event_definitions(settings, contracts),
+            dg.Definitions(executor=dg.in_process_executor),
+        )
 
 
 defs = definitions_for(get_settings())

@@ -60,3 +60,12 @@ def ranges(hours: Iterable[datetime]) -> list[tuple[datetime, datetime]]:
 def hours_between(start: datetime, end: datetime) -> Sequence[datetime]:
     """The hours of `[start, end)`; both are whole hours."""
     return [start + index * HOUR for index in range(max(0, (end - start) // HOUR))]
+
+
+def range_text(start: datetime, end: datetime) -> str:
+    """`2026-01-31 07:00`, or `2026-01-31 07:00 to 09:00` for a range: the first and the last hour in it."""
+    last = end - HOUR
+    if last <= start:
+        return f"{start:%Y-%m-%d %H}:00"
+    day = "" if last.date() == start.date() else f"{last:%Y-%m-%d} "
+    return f"{start:%Y-%m-%d %H}:00 to {day}{last:%H}:00"

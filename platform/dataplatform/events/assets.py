@@ -5,27 +5,24 @@ project once and brings whatever was selected up to date, with one statement an 
 """
 
 import hashlib
-import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import psutil
 
 from ..contracts.bigquery import event_schema
 from ..contracts.events import EventContract
 from ..contracts.load import Contracts
+from ..due import Due
+from ..runs import asset_key, partition_key, process_tags
 from ..settings import Settings
 from . import hours, received
 from .checks import BALANCES, COMPLETE, balance_result, complete_result, rate_checks
 from .hours import DUPLICATES, LANDING, LEDGER, RECEIVED, REJECTED, EventHours, Materialized, Piece
 from .sensors import event_sensors
 
-HOST_TAG, PID_TAG, STARTED_TAG = "dataplatform/host", "dataplatform/pid", "dataplatform/process_started"
-"""Run tags that say which process works on a run, so that one whose process is gone can be told."""
 FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
 """An hour is closed a little after its end; twice that and an hour more is late."""
 
@@ -36,7 +33,7 @@ def event_definitions(settings: Settings, contracts: Contracts) -> dg.Definition
     return dg.Definitions(
         assets=[contract_assets(contracts), hourly_assets(settings, contracts, stream)],
         asset_checks=rate_checks(stream),
-        sensors=event_sensors(stream),
+        sensors=event_sensors(stream, contracts),
     )
 
 
@@ -84,9 +81,7 @@ def hourly_assets(settings: Settings, contracts: Contracts, stream: EventHours) 
 
 def contract_assets(contracts: Contracts) -> dg.AssetsDefinition:
     """The contracts of a service as one asset, whose data version is their content."""
-    by_service: dict[str, list[EventContract]] = {}
-    for contract in contracts.events.values():
-        by_service.setdefault(contract.service, []).append(contract)
+    by_service = _by_service(contracts)
     words = contracts.vocabulary.services
 
     @dg.multi_asset(
@@ -124,20 +119,32 @@ def contract_assets(contracts: Contracts) -> dg.AssetsDefinition:
     return contract_versions
 
 
+def contracts_due(instance: dg.DagsterInstance, contracts: Contracts) -> Due | None:
+    """The contract assets whose content is not the one that Dagster last noted."""
+    versions = {service: contracts_version(members) for service, members in _by_service(contracts).items()}
+    stale = []
+    for service, version in sorted(versions.items()):
+        event = instance.get_latest_materialization_event(dg.AssetKey(["contracts", service]))
+        noted = event.asset_materialization.tags if event and event.asset_materialization else None
+        if (noted or {}).get("dagster/data_version") != version:
+            stale.append(service)
+    if not stale:
+        return None
+    digest = hashlib.sha256(repr([(service, versions[service]) for service in stale]).encode()).hexdigest()[:16]
+    return Due(tuple(f"contracts/{service}" for service in stale), None, None, "the contracts changed", digest)
+
+
+def _by_service(contracts: Contracts) -> dict[str, list[EventContract]]:
+    by_service: dict[str, list[EventContract]] = {}
+    for contract in contracts.events.values():
+        by_service.setdefault(contract.service, []).append(contract)
+    return by_service
+
+
 def contracts_version(members: list[EventContract]) -> str:
     """Content hash of some contracts, texts included."""
     text = "\n".join(sorted(member.model_dump_json() for member in members))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def process_tags() -> dict[str, str]:
-    """Run tags of this process."""
-    pid = os.getpid()
-    return {
-        HOST_TAG: socket.gethostname(),
-        PID_TAG: str(pid),
-        STARTED_TAG: f"{psutil.Process(pid).create_time():.2f}",
-    }
 
 
 def _is_partitioned(context: dg.AssetExecutionContext) -> bool:
@@ -149,13 +156,13 @@ def _results(
 ) -> Iterator[dg.MaterializeResult[Any]]:
     for asset in sorted(selected):
         piece = done.pieces.get(asset, Piece(asset))
-        key = dg.AssetKey(asset.split("/"))
+        key = asset_key(asset)
         for hour, rows in sorted(piece.rows.items()):
             if done.start <= hour < done.end:
                 facts = {"dagster/partition_row_count": rows} | piece.facts.get(hour, {})
-                context.add_asset_metadata(facts, key, hour.strftime("%Y-%m-%d-%H:%M"))
+                context.add_asset_metadata(facts, key, partition_key(hour))
         # The statement is long and the same for the whole range, and metadata is stored once a partition.
-        last = (done.end - timedelta(hours=1)).strftime("%Y-%m-%d-%H:%M")
+        last = partition_key(done.end - timedelta(hours=1))
         if piece.statement:
             context.add_asset_metadata({"statement": dg.MetadataValue.md(f"```sql\n{piece.statement}\n```")}, key, last)
         if piece.jobs:

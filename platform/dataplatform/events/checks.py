@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from ..contracts.events import EventContract
+from ..runs import range_of
 from .hours import LEDGER, RECEIVED, EventHours, describe_imbalance
 
 BALANCES = dg.AssetCheckSpec(
@@ -102,12 +103,11 @@ def rate_checks(stream: EventHours) -> list[dg.AssetChecksDefinition]:
 
 def checked_range(tags: Mapping[str, str], stream: EventHours) -> tuple[datetime, datetime]:
     """The hours a run is about, by its tags; the newest full hour where it is about none."""
-    first = tags.get("dagster/asset_partition_range_start") or tags.get("dagster/partition")
-    last = tags.get("dagster/asset_partition_range_end") or tags.get("dagster/partition")
-    if first is None or last is None:
-        end = stream.last_end(datetime.now(UTC))
-        return end - timedelta(hours=1), end
-    return _parse(first), _parse(last) + timedelta(hours=1)
+    found = range_of(tags)
+    if found is not None:
+        return found
+    end = stream.last_end(datetime.now(UTC))
+    return end - timedelta(hours=1), end
 
 
 def null_rates(
@@ -164,10 +164,6 @@ def _null_result(contract: EventContract, rates: Mapping[str, tuple[float, float
         description=text,
         metadata={"rates": dg.MetadataValue.json({column: round(pair[1], 4) for column, pair in rates.items()})},
     )
-
-
-def _parse(key: str) -> datetime:
-    return datetime.strptime(key, "%Y-%m-%d-%H:%M").replace(tzinfo=UTC)
 
 
 def _listed(lines: list[str]) -> str:

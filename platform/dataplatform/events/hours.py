@@ -14,7 +14,7 @@ from typing import Any
 
 from ..contracts.bigquery import event_schema
 from ..contracts.events import EventContract
-from ..due import HOUR, Due, hours_between, ranges
+from ..due import HOUR, Due, hours_between, range_text, ranges
 from ..errors import PlatformError
 from ..landing import HourState, Landing, Manifest, hour_of, open_landing
 from ..lease import Lease
@@ -231,7 +231,7 @@ class EventHours:
                 lines.append(f"events: {hour:%Y-%m-%d %H}:00 re-opened by late files, closed again")
             else:
                 closed.append(hour)
-        lines[:0] = [f"events: closed {_range_text(first, last)}" for first, last in ranges(closed)]
+        lines[:0] = [f"events: closed {range_text(first, last)}" for first, last in ranges(closed)]
         return lines
 
     # What is due.
@@ -500,7 +500,7 @@ GROUP BY present"""
             for manifest in chosen:
                 piece.facts[manifest.hour] = {"bytes": manifest.size, "files": len(manifest.files)}
             log(
-                f"received: {_range_text(first, last)} from {len(files)} files "
+                f"received: {range_text(first, last)} from {len(files)} files "
                 f"({sum(file.size for file in files):,} bytes) in {time.monotonic() - before:.1f} s"
             )
 
@@ -568,7 +568,7 @@ GROUP BY present"""
                 for future in futures:
                     future.cancel()
                 raise
-        log(f"accepted: {len(work)} statements for {_range_text(start, end)} in {time.monotonic() - before:.1f} s")
+        log(f"accepted: {len(work)} statements for {range_text(start, end)} in {time.monotonic() - before:.1f} s")
 
     def _reject(self, done: Materialized, log: Log) -> None:
         start, end = done.start, done.end
@@ -620,13 +620,9 @@ GROUP BY present"""
                     "rejected": count.rejected,
                     "duplicates": count.duplicates,
                 }
-        for asset, take in (
-            (RECEIVED, lambda count: count.received),
-            (DUPLICATES, lambda count: count.duplicates),
-            (REJECTED, lambda count: count.rejected),
-        ):
+        for asset, attribute in ((RECEIVED, "received"), (DUPLICATES, "duplicates"), (REJECTED, "rejected")):
             if piece := done.pieces.get(asset):
-                piece.rows |= {hour: take(count) for hour, count in totals.items()}
+                piece.rows |= {hour: getattr(count, attribute) for hour, count in totals.items()}
         for name in self.contracts:
             if piece := done.pieces.get(asset_of(name)):
                 for hour in totals:
@@ -663,17 +659,6 @@ def describe_imbalance(row: Mapping[str, Any]) -> str:
 
 def _landing(manifests: Iterable[Manifest]) -> Typed:
     return Typed(_LANDING_TYPE, [{"hour": manifest.hour, "digest": manifest.digest} for manifest in manifests])
-
-
-def _range_text(start: datetime, end: datetime) -> str:
-    if end - start == HOUR:
-        return f"{start:%Y-%m-%d %H}:00"
-    last = end - HOUR
-    return (
-        f"{start:%Y-%m-%d %H}:00 to {last:%H}:00"
-        if last.date() == start.date()
-        else f"{start:%Y-%m-%d %H}:00 to {last:%Y-%m-%d %H}:00"
-    )
 
 
 def _label(text: str) -> str:

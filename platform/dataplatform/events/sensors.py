@@ -11,27 +11,18 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from ..contracts.errors import ContractError
-from ..contracts.load import load_contracts
+from ..contracts.load import Contracts, load_contracts
 from ..due import Due
 from ..errors import PlatformError
+from ..runs import reload_code_location, run_request, unfinished_runs
 from .hours import LATE_FILES_BEFORE, NEW_CONTRACT, NEW_FILES, EventHours
 
-STREAM_TAG = "dataplatform/stream"
-RANGE_START_TAG = "dagster/asset_partition_range_start"
-RANGE_END_TAG = "dagster/asset_partition_range_end"
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 FIRST_RETRY = timedelta(minutes=2)
 LONGEST_RETRY = timedelta(hours=2)
 """What failed is asked for again, each time after twice as long, up to this."""
 
 
-def event_sensors(stream: EventHours) -> list[dg.SensorDefinition]:
+def event_sensors(stream: EventHours, contracts: Contracts) -> list[dg.SensorDefinition]:
     """The sensors of behaviour logs, running unless switched off."""
 
     @dg.sensor(
@@ -63,36 +54,19 @@ def event_sensors(stream: EventHours) -> list[dg.SensorDefinition]:
     )
     def contract_changed(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
-            present = load_contracts(stream.settings.schemas_dir).events
+            present = load_contracts(stream.settings.schemas_dir)
         except ContractError as error:
             return dg.SkipReason(f"the contracts do not hold, the last good ones stay:\n{error}")
-        if present != stream.contracts:
+        if present.events != contracts.events:
+            reloading = reload_code_location(context.instance)
             return dg.SkipReason(
-                "the contracts changed since this code location was loaded; it is to be reloaded first"
+                "the contracts changed since this code location was loaded: it is being reloaded"
+                if reloading
+                else "the contracts changed since this code location was loaded: reload it"
             )
         return _evaluate(context, stream, close=False, wanted=lambda due: due.reason == NEW_CONTRACT)
 
     return [hour_closed, hour_reopened, contract_changed]
-
-
-def run_request(due: Due, stream: str, attempt: int = 1) -> dg.RunRequest:
-    """The run that does what is due. Its key is what it is due for, so that one thing is asked for once an attempt."""
-    tags = {STREAM_TAG: stream, "dataplatform/reason": due.reason}
-    if due.start is not None and due.end is not None:
-        tags |= {
-            RANGE_START_TAG: due.start.strftime("%Y-%m-%d-%H:%M"),
-            RANGE_END_TAG: (due.end - timedelta(hours=1)).strftime("%Y-%m-%d-%H:%M"),
-        }
-    return dg.RunRequest(
-        run_key=f"{stream}:{due.digest}:{attempt}",
-        asset_selection=[dg.AssetKey(asset.split("/")) for asset in due.assets],
-        tags=tags,
-    )
-
-
-def unfinished_runs(instance: dg.DagsterInstance, stream: str) -> list[dg.DagsterRun]:
-    """Runs of a stream that have not ended."""
-    return list(instance.get_runs(dg.RunsFilter(statuses=UNFINISHED, tags={STREAM_TAG: stream})))
 
 
 def _evaluate(

@@ -98,7 +98,7 @@ class Warehouse:
 
     def labelled(self, **labels: str) -> "Warehouse":
         """The same warehouse whose jobs carry these labels as well."""
-        return Warehouse(self.settings, labels=self.labels | labels, client=self.client)
+        return Warehouse(self.settings, labels=self.labels | labels, client=self._client)
 
     @property
     def client(self) -> bigquery.Client:
