@@ -78,6 +78,12 @@ class Settings(BaseSettings):
     )
 
     connections: dict[str, SecretStr] = Field(default_factory=dict, description="Name → URI of a source database.")
+    cdc_commit_seconds: float = Field(
+        2.0, gt=0, description="Longest time (seconds) that captured changes wait before they are landed."
+    )
+    cdc_stream_scope: Literal["deployment", "database"] = Field(
+        "deployment", description="What one change stream serves: a whole connection, or each of its databases."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -5,7 +5,7 @@ other engines' envelopes (`envelopes.py`).
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring
@@ -80,6 +80,7 @@ def line_of(
     key: str | None,
     document: str | None,
     position: Position,
+    *,
     changed_at: str,
     captured_at: str,
     bucket: str | None,
@@ -153,7 +154,7 @@ def fold(changes: Iterable[Change], barriers: Iterable[str] = ()) -> dict[str, S
     return states
 
 
-def transaction_text(event: dict[str, Any]) -> str | None:
+def transaction_text(event: Mapping[str, Any]) -> str | None:
     """`<session>:<number>` of an event inside a transaction, else None."""
     number = event.get("txnNumber")
     if number is None:

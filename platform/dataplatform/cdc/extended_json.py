@@ -8,7 +8,7 @@ import base64
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from json.encoder import encode_basestring
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 from uuid import UUID
 
@@ -74,7 +74,7 @@ def _int(value: int) -> str:
 def _double(value: float) -> str:
     if isfinite(value):
         return f'{{"$numberDouble":"{value!r}"}}'
-    if value != value:
+    if isnan(value):
         return '{"$numberDouble":"NaN"}'
     return '{"$numberDouble":"Infinity"}' if value > 0 else '{"$numberDouble":"-Infinity"}'
 

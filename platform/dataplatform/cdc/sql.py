@@ -146,7 +146,7 @@ def is_object(text: str) -> str:
 
 def unmapped_sql(root: Node, source: str) -> str:
     """Expression of `_unmapped`: a JSON object of everything below the document that no column holds, or NULL."""
-    parts = []
+    parts: list[tuple[str, tuple[str, ...], str]] = []
     own = _own_failure(root, source)
     if own is not None:
         parts.append((own, (), source))
