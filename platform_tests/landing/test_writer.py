@@ -101,6 +101,22 @@ def test_what_is_acknowledged_while_another_commit_runs_is_durable(local: Landin
     assert sorted(map(int, lines(local))) == list(range(300))
 
 
+def test_a_file_that_fills_up_while_it_is_written_is_finished_after_its_last_byte(local: Landing) -> None:
+    async def go() -> None:
+        writer = Writer(local, rotate_bytes=4000, rotate_seconds=60)
+
+        async def send(number: int) -> None:
+            for part in range(50):
+                writer.append(b"%d" % (number * 50 + part), HOUR)
+                await writer.commit()
+
+        await asyncio.gather(*(send(number) for number in range(40)))
+        writer.close()
+
+    asyncio.run(go())
+    assert sorted(map(int, lines(local))) == list(range(2000))
+
+
 def test_a_full_disk_leaves_nothing_half_written(local: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = Writer(local, name="w", rotate_seconds=60)
     writer.append(b"first", HOUR)

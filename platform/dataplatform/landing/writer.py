@@ -78,9 +78,13 @@ class OpenFile:
 
 @dataclass(slots=True)
 class _Batch:
-    """What one group commit writes: each file with its bytes."""
+    """What one group commit writes: each file with its bytes, and whether it is finished by that.
 
-    work: list[tuple[OpenFile, bytes]]
+    A file that is retired while the thread writes it gets more bytes by the next commit: so the flag of the moment when
+    the batch was made counts, not the file's.
+    """
+
+    work: list[tuple[OpenFile, bytes, bool]]
 
 
 class Writer:
@@ -242,18 +246,18 @@ class Writer:
         work = []
         for file in files:
             if file.pending or file.finishing:
-                work.append((file, b"".join(file.pending)))
+                work.append((file, b"".join(file.pending), file.finishing))
                 file.pending.clear()
         return _Batch(work)
 
     def _write(self, batch: _Batch) -> None:
         """The only part that runs in the thread; touches no state but the files' descriptors."""
-        for file, data in batch.work:
+        for file, data, finishing in batch.work:
             try:
                 if self._folder is None:
                     self._put(file, data)
                 else:
-                    self._write_local(self._folder / file.path, file, data)
+                    self._write_local(self._folder / file.path, file, data, finishing)
             except (OSError, BaseError) as error:
                 raise WriteFailed(
                     f"{error}",
@@ -261,14 +265,14 @@ class Writer:
                     fix="free space on the disk, or reach the store",
                 ) from error
 
-    def _write_local(self, path: Path, file: OpenFile, data: bytes) -> None:
+    def _write_local(self, path: Path, file: OpenFile, data: bytes, finishing: bool) -> None:
         if data:
             if file.descriptor is None:
                 file.descriptor = open_for_append(path)
             write_all(file.descriptor, data)
             os.fdatasync(file.descriptor)
             file.durable += len(data)
-        if file.finishing and file.descriptor is not None:
+        if finishing and file.descriptor is not None:
             if os.fstat(file.descriptor).st_size != file.durable:  # what a failed commit could not cut back
                 os.ftruncate(file.descriptor, file.durable)
                 os.fdatasync(file.descriptor)
@@ -288,13 +292,13 @@ class Writer:
 
     def _end(self, batch: _Batch, error: BaseException | None) -> None:
         self.commits += 1
-        self.pending_bytes -= sum(len(data) for _, data in batch.work)
+        self.pending_bytes -= sum(len(data) for _, data, _ in batch.work)
         if error is None:
             self.last_failure = None
-            self.finished_files += sum(file.finishing for file, _ in batch.work)
+            self.finished_files += sum(finishing for _, _, finishing in batch.work)
             return
         self.last_failure, self.last_failure_at = str(error), time.monotonic()
-        for file in {*(file for file, _ in batch.work), *self._files.values(), *self._closing}:
+        for file in {*(file for file, _, _ in batch.work), *self._files.values(), *self._closing}:
             self._abandon(file)
         self._files.clear()
         self._closing = [file for file in self._closing if file.descriptor is not None]

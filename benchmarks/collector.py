@@ -1,0 +1,338 @@
+"""How many events a second one collector process takes in, judged and durable, against the same server that judges nothing.
+
+    .venv/bin/python benchmarks/collector.py [--seconds 5] [--long 10] [--parameters 12]
+
+The bare server is the same protocol, writer and group commit: it reads the body, appends it and answers after the fsync.
+It does not even decode: what it does is what durable HTTP costs. A second one cuts the body into events and writes each as
+a record, without judging. Load comes from `wrk` where it is installed, else from the bundled asyncio client (said below).
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCH = 50
+
+CONTRACT = """\
+action: bench
+object: item
+service: bench
+owner: bench
+domain: bench
+description: An event to measure with.
+params:
+"""
+FIELDS = (
+    ("text{n}", "STRING", lambda r: f"value {r.randrange(10**6)}"),
+    ("kind{n}", "STRING, values: [red, green, blue]", lambda r: r.choice(["red", "green", "blue"])),
+    ("count{n}", "INT64, min: 0, max: 1000000", lambda r: r.randrange(10**6)),
+    ("score{n}", "FLOAT64", lambda r: round(r.random(), 4)),
+    ("flag{n}", "BOOL", lambda r: r.random() < 0.5),
+    ("price{n}", "NUMERIC", lambda r: f"{r.randrange(10**6)}.{r.randrange(100):02d}"),
+    ("seen{n}", "TIMESTAMP", lambda r: f"2026-01-{r.randrange(1, 28):02d}T10:00:00.{r.randrange(10**3):03d}Z"),
+)
+
+
+def write_contracts(folder: Path, parameters: int) -> None:
+    """The folder of contracts with one event of so many parameters."""
+    lines = [CONTRACT]
+    for number in range(parameters):
+        name, kind, _ = FIELDS[number % len(FIELDS)]
+        lines.append(f"  - {{name: {name.format(n=number)}, required: true, type: {kind}}}\n")
+    file = folder / "events" / "bench" / "bench_item_bench.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(lines))
+    (folder / "vocabulary.yaml").write_text(
+        "actions: {bench: measures}\nobjects: {item: a thing}\nservices: {bench: the benchmark}\n"
+    )
+    (folder / "owners.yaml").write_text("bench: {description: the benchmark, email: bench@example.com}\n")
+
+
+def event(number: int, parameters: int, chance: random.Random) -> str:
+    """One valid event as its JSON text."""
+    params = {
+        FIELDS[place % len(FIELDS)][0].format(n=place): FIELDS[place % len(FIELDS)][2](chance)
+        for place in range(parameters)
+    }
+    envelope = {
+        "event_id": f"{chance.getrandbits(128):032x}",
+        "event": "bench_item_bench",
+        "event_time": "2026-01-31T10:00:00.123Z",
+        "sent_at": "2026-01-31T10:00:01Z",
+        "user_id": str(number),
+        "device_id": f"{chance.getrandbits(64):016x}",
+        "platform": "ios",
+        "app_version": "1.2.3",
+        "params": params,
+    }
+    return json.dumps(envelope, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Result:
+    requests: float
+    """Requests a second, all answered 200."""
+    p50: float
+    p99: float
+    """Milliseconds from request to durable answer."""
+    wrong: int
+
+
+def wrk(url: str, body: Path, seconds: float, connections: int, pause_ms: float = 0) -> Result:
+    """Load from wrk; with a pause, each connection waits that long (± half) between requests."""
+    script = body.with_suffix(".lua")
+    delay = f"function delay() return {pause_ms} * (0.5 + math.random()) end" if pause_ms else ""
+    script.write_text(
+        f"""
+local file = io.open("{body}", "rb")
+wrk.method, wrk.body = "POST", file:read("*a")
+wrk.headers["Content-Type"], wrk.headers["X-Write-Key"] = "application/json", "local"
+wrong = 0
+function response(status) if status ~= 200 then wrong = wrong + 1 end end
+local threads = {{}}
+function setup(thread) table.insert(threads, thread) end
+{delay}
+function done(summary, latency)
+  local total = 0
+  for _, thread in ipairs(threads) do total = total + thread:get("wrong") end
+  print(string.format("RESULT %f %f %f %d", summary.requests / summary.duration * 1e6,
+    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+    total + summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout))
+end
+"""
+    )
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(script), url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    match = re.search(r"RESULT (\S+) (\S+) (\S+) (\d+)", done.stdout)
+    if match is None:
+        raise SystemExit(f"wrk said nothing of use:\n{done.stdout}{done.stderr}")
+    return Result(float(match[1]), float(match[2]), float(match[3]), int(match[4]))
+
+
+def asyncio_load(url: str, body: Path, seconds: float, connections: int, pause_ms: float = 0) -> Result:
+    """The same from this process's event loop; it takes more CPU than wrk, so the server seems slower."""
+    host, port = url.split("/")[2].split(":")
+    text = body.read_bytes()
+    request = (
+        f"POST /{url.split('/', 3)[3]} HTTP/1.1\r\nHost: {host}\r\nX-Write-Key: local\r\nContent-Length: {len(text)}\r\n\r\n"
+    ).encode() + text
+    latencies: list[float] = []
+    wrong = 0
+
+    async def client(end: float) -> None:
+        nonlocal wrong
+        reader, writer = await asyncio.open_connection(host, int(port))
+        while time.perf_counter() < end:
+            if pause_ms:
+                await asyncio.sleep(pause_ms * (0.5 + random.random()) / 1000)
+            start = time.perf_counter()
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"Content-Length: (\d+)", head)
+            await reader.readexactly(int(length[1]) if length else 0)
+            wrong += b" 200 " not in head[:20]
+            latencies.append(time.perf_counter() - start)
+        writer.close()
+
+    async def run() -> None:
+        end = time.perf_counter() + seconds
+        await asyncio.gather(*(client(end) for _ in range(connections)))
+
+    import uvloop
+
+    uvloop.run(run())
+    latencies.sort()
+    count = len(latencies)
+    return Result(count / seconds, latencies[count // 2] * 1e3, latencies[int(count * 0.99)] * 1e3, wrong)
+
+
+def bare(folder: str, port: str, mode: str) -> None:
+    """The peer: same protocol, same writer, no judge. `append` writes the body as it is, `records` one record an event."""
+    import uvloop
+    from obstore.store import LocalStore
+
+    from dataplatform.collector.bodies import MAX_BODY_BYTES, events_of
+    from dataplatform.collector.door import Door
+    from dataplatform.collector.http import Limits, Request, Server, Slot
+    from dataplatform.events.importing import _encode_lines, moment_of
+    from dataplatform.events.received import Record
+    from dataplatform.landing import Landing, NonDecreasingClock, Writer
+
+    del Door
+    root = Path(folder)
+    writer = Writer(Landing(LocalStore(root), "events", "gs://landing/events", root), rotate_seconds=1.0)
+    clock = NonDecreasingClock()
+
+    class Bare:
+        common_fields = b""
+
+        def admit(self, *_: object) -> None:
+            return None
+
+        def failed(self, refusal: object) -> None:
+            pass
+
+        def handle(self, slot: Slot, request: Request) -> None:
+            moment = moment_of(clock())
+            file = writer.open_file(moment.hour)
+            if mode == "append":
+                writer.add(file, request.body + b"\n", 1)
+            else:
+                records = [
+                    Record(moment.text, "local", "", None, raw.decode(), [], file.stem, file.lines + number)
+                    for number, raw in enumerate(events_of(request.body), 1)
+                ]
+                writer.add(file, _encode_lines(records), len(records))
+            writer.commit().add_done_callback(lambda done: slot.answer(200 if not done.exception() else 503, b"{}"))
+
+    async def run() -> None:
+        server = Server(Bare(), Limits(MAX_BODY_BYTES, 30, 75, 10_000))
+        await asyncio.get_running_loop().create_server(server.protocol, "127.0.0.1", int(port), backlog=2048)
+        while True:
+            writer.rotate()
+            if writer.has_closing:
+                await writer.commit()
+            await asyncio.sleep(0.1)
+
+    uvloop.run(run())
+
+
+class Running:
+    """A server process of this benchmark with a data folder of its own."""
+
+    def __init__(self, kind: str, contracts: Path) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="bench-collector-"))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        environment = os.environ | {
+            "DATAPLATFORM_ENV": "local",
+            "DATAPLATFORM_DATA_DIR": str(self.folder),
+            "DATAPLATFORM_SCHEMAS_DIR": str(contracts),
+        }
+        if kind == "collector":
+            command = [str(Path(sys.executable).with_name("dataplatform")), "collector", "--port", str(self.port)]
+        else:
+            command = [sys.executable, __file__, "--bare", str(self.folder), str(self.port), kind]
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=(self.folder / "log").open("wb")
+        )
+        self.url = f"http://127.0.0.1:{self.port}/v1/events"
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.1)
+        raise SystemExit(f"{kind} did not start")
+
+    def rss(self) -> float:
+        return psutil.Process(self.process.pid).memory_info().rss / 1e6
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM if self.process.poll() is None else 0)
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
+    parser.add_argument(
+        "--long", type=float, default=10, help="seconds of the run whose memory is watched; the bar is 60"
+    )
+    parser.add_argument("--parameters", type=int, default=12)
+    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--client", choices=["wrk", "asyncio"], default="wrk" if shutil.which("wrk") else "asyncio")
+    parser.add_argument("--bare", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bare:
+        bare(*options.bare)
+        return
+    load = wrk if options.client == "wrk" else asyncio_load
+    chance = random.Random(1)
+    work = Path(tempfile.mkdtemp(prefix="bench-collector-"))
+    write_contracts(work / "schemas", options.parameters)
+    events = [event(number, options.parameters, chance) for number in range(BATCH)]
+    batch, single = work / "batch.json", work / "single.json"
+    batch.write_text('{"batch":[' + ",".join(events) + "]}")
+    single.write_text(events[0])
+    print(
+        f"{os.cpu_count()} cores, load from {options.client} ({options.connections} connections, on the same machine), "
+        f"{options.parameters} parameters, {len(events[0])} bytes an event, fsync on {work}'s disk\n"
+    )
+    print(f"{'server':<34}{'requests/s':>12}{'events/s':>12}{'p50 ms':>9}{'p99 ms':>9}{'not 200':>9}{'RSS MB':>9}")
+
+    def row(name: str, result: Result, size: int, server: Running) -> float:
+        rate = result.requests * size
+        print(
+            f"{name:<34}{result.requests:>12,.0f}{rate:>12,.0f}{result.p50:>9.2f}{result.p99:>9.2f}{result.wrong:>9}{server.rss():>9.0f}",
+            flush=True,
+        )
+        return rate
+
+    rates = {}
+    for kind, name in (
+        ("append", "bare: read, append, fsync"),
+        ("records", "bare, one record an event"),
+        ("collector", "collector"),
+    ):
+        server = Running(kind, work / "schemas")
+        try:
+            load(server.url, batch, 1, options.connections)
+            rates[kind] = row(
+                f"{name}, batches of {BATCH}",
+                load(server.url, batch, options.seconds, options.connections),
+                BATCH,
+                server,
+            )
+            if kind == "records":
+                continue
+            rates[kind + "1"] = row(
+                f"{name}, single", load(server.url, single, options.seconds, options.connections * 4), 1, server
+            )
+            if kind != "collector":
+                continue
+            # A connection answers one request, then waits: so many connections and such a pause make half the load.
+            half = rates[kind] / BATCH / 2
+            pause = options.connections * 2 / half * 1000
+            row(
+                "collector at half load",
+                load(server.url, batch, options.seconds, options.connections * 2, pause),
+                BATCH,
+                server,
+            )
+            start, peak, end = server.rss(), 0.0, time.monotonic() + options.long
+            while time.monotonic() < end:
+                result = load(server.url, batch, min(5, options.long), options.connections)
+                peak = max(peak, server.rss())
+            row(f"collector, {options.long:g} s at full load", result, BATCH, server)
+            print(f"memory: {start:.0f} MB before, {peak:.0f} MB at most, {server.rss():.0f} MB after")
+        finally:
+            server.stop()
+    print(
+        f"\ncollector / bare: {rates['collector'] / rates['append']:.0%} in batches, {rates['collector1'] / rates['append1']:.0%} single"
+    )
+    print(f"collector / bare with records: {rates['collector'] / rates['records']:.0%}")
+    shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
