@@ -16,7 +16,14 @@ def definitions_for(settings: Settings) -> dg.Definitions:
         warnings.simplefilter("ignore", dg.BetaWarning)  # code references, for every contract
         return dg.Definitions.merge(
             event_definitions(settings, contracts),
-            dg.Definitions(executor=dg.in_process_executor),
+            dg.Definitions(
+                executor=dg.in_process_executor,
+                sensors=[
+                    dg.AutomationConditionSensorDefinition(
+                        "automation", target=dg.AssetSelection.all(), default_status=dg.DefaultSensorStatus.RUNNING
+                    )
+                ],
+            ),
         )
 
 

@@ -92,6 +92,9 @@ def contract_assets(contracts: Contracts) -> dg.AssetsDefinition:
                 description=words.get(service, ""),
                 group_name="contracts",
                 kinds={"yaml"},
+                code_version=contracts_version(members),
+                automation_condition=dg.AutomationCondition.on_missing()
+                | dg.AutomationCondition.code_version_changed(),
                 owners=sorted({owner for contract in members for owner in _owners(contract, contracts)}),
                 metadata={
                     "events": len(members),

@@ -336,7 +336,9 @@ class Warehouse:
             schema = pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
             batches: list[pa.RecordBatch] = []
             for stream in session.streams:
-                batches.extend(page.to_arrow() for page in reader.read_rows(stream.name).rows().pages)
+                for page in reader.read_rows(stream.name):
+                    data = pa.py_buffer(page.arrow_record_batch.serialized_record_batch)
+                    batches.append(pa.ipc.read_record_batch(data, schema))
             return pa.Table.from_batches(batches, schema=schema)
 
         return self.request(f"read {target}", fetch)
