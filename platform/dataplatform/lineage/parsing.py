@@ -1,0 +1,86 @@
+"""GoogleSQL text to sqlglot's tree, with the few rewritings that let its parser take what it does not know."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from sqlglot import exp
+from sqlglot.dialects.dialect import Dialect
+from sqlglot.errors import SqlglotError
+
+# The parser logs a warning for each statement it keeps as an opaque command; we record those ourselves, with a reason.
+logging.getLogger("sqlglot").setLevel(logging.ERROR)
+
+BIGQUERY = Dialect.get_or_raise("bigquery")
+MAX_EXPRESSION = 1000
+"""Characters kept of an expression's text."""
+
+_REPAIRS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\bCREATE(\s+OR\s+REPLACE)?\s+SNAPSHOT\s+TABLE\b", re.IGNORECASE), r"CREATE\1 TABLE"),
+    (
+        re.compile(r"\bCREATE(\s+OR\s+REPLACE)?((?:\s+TEMP(?:ORARY)?)?)\s+AGGREGATE\s+FUNCTION\b", re.IGNORECASE),
+        r"CREATE\1\2 FUNCTION",
+    ),
+    (
+        re.compile(r"([(,]\s*(?:\w+\s*=>\s*)?)TABLE\s+((?:`[^`]+`|[\w-]+)(?:\.(?:`[^`]+`|[\w-]+))*)", re.IGNORECASE),
+        r"\1(SELECT * FROM \2)",
+    ),
+    (re.compile(r"\bWITH\s+CONNECTION\s+DEFAULT\b", re.IGNORECASE), ""),
+)
+
+
+class SyntaxProblem(Exception):
+    """A text that is not taken as BigQuery's SQL; the message is one line with the place."""
+
+
+def parse(text: str) -> exp.Expr:
+    """The tree of one statement; raises SyntaxProblem."""
+    try:
+        return _parse(text)
+    except SqlglotError as error:
+        repaired = text
+        for pattern, replacement in _REPAIRS:
+            repaired = pattern.sub(replacement, repaired)
+        if repaired != text:
+            try:
+                return _parse(repaired)
+            except SqlglotError:
+                pass
+        raise SyntaxProblem(_one_line(error)) from error
+
+
+def _parse(text: str) -> exp.Expr:
+    statements = [one for one in BIGQUERY.parse(text) if one is not None]
+    if not statements:
+        return exp.Semicolon()
+    if isinstance(statements[0], exp.Command) and re.match(r"\s*CREATE\b", text, re.IGNORECASE):
+        repaired = text
+        for pattern, replacement in _REPAIRS[:2]:
+            repaired = pattern.sub(replacement, repaired)
+        if repaired != text:
+            return _parse(repaired)
+    return statements[0]
+
+
+def parse_expression(text: str) -> exp.Expr:
+    """The tree of an expression; raises SyntaxProblem."""
+    select = parse(f"SELECT {text}")
+    if not isinstance(select, exp.Select) or not select.expressions:
+        raise SyntaxProblem(f"not an expression: {text[:100]}")
+    found: exp.Expr = select.expressions[0]
+    return found
+
+
+def sql(node: exp.Expr) -> str:
+    """The text of a node, cut at MAX_EXPRESSION characters."""
+    try:
+        text = BIGQUERY.generate(node, copy=True, comments=False)
+    except (SqlglotError, ValueError):
+        text = type(node).__name__
+    return text if len(text) <= MAX_EXPRESSION else text[: MAX_EXPRESSION - 1] + "…"
+
+
+def _one_line(error: Exception) -> str:
+    text = re.sub(r"\x1b\[\d+m", "", str(error))
+    return " ".join(text.split())[:300]

@@ -1,0 +1,139 @@
+"""Pipe syntax: `FROM t |> WHERE … |> AGGREGATE …`.
+
+A pipe query is lifted out of the text, which keeps a table name in its place, and is resolved stage by stage over one scope: that is how
+its names are defined (a table's alias stays visible until a stage makes new rows).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sqlglot import exp
+
+from .lexemes import Lexeme, lexemes, split_top
+from .parsing import SyntaxProblem, parse
+
+_ORDERING = re.compile(r"\s+(?:ASC|DESC)(?:\s+NULLS\s+(?:FIRST|LAST))?\s*$", re.IGNORECASE)
+_JOINS = frozenset({"JOIN", "INNER", "LEFT", "RIGHT", "FULL", "CROSS"})
+_SETS = frozenset({"UNION", "INTERSECT", "EXCEPT"})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step: the operator's word, and what follows it as trees."""
+
+    operator: str
+    nodes: tuple[exp.Expr, ...] = ()
+    names: tuple[str, ...] = ()
+    keys: tuple[exp.Expr, ...] = ()
+
+
+@dataclass(frozen=True)
+class PipeQuery:
+    """A pipe query: the query it starts with, then its stages."""
+
+    first: exp.Expr
+    stages: tuple[Stage, ...]
+
+
+def lift_pipes(text: str, prefix: str = "__pipe_") -> tuple[str, dict[str, PipeQuery]]:
+    """The text with each pipe query replaced by `SELECT * FROM <prefix><n>`, and the pipe queries. Raises SyntaxProblem."""
+    pipes: dict[str, PipeQuery] = {}
+    if "|>" not in text:
+        return text, pipes
+    while (found := _innermost(text)) is not None:
+        start, end = found
+        head, query = _head(text[start:end])
+        name = f"{prefix}{len(pipes)}"
+        pieces = [piece for _, piece in split_top(query, frozenset({"|>"}))]
+        first = pieces[0] if not pieces[0].upper().startswith("FROM") else "SELECT * " + pieces[0]
+        pipes[name] = PipeQuery(parse(first), tuple(_stage(piece) for piece in pieces[1:]))
+        text = f"{text[:start]}{head} SELECT * FROM {name} {text[end:]}"
+    return text, pipes
+
+
+def _innermost(text: str) -> tuple[int, int] | None:
+    """Where the deepest parenthesis (or the whole text) with a pipe in it starts and ends."""
+    opened: list[tuple[int, bool]] = [(0, False)]
+    end = len(text)
+    for lexeme in lexemes(text):
+        if lexeme.word == "(":
+            opened.append((lexeme.end, False))
+        elif lexeme.word == ")" and len(opened) > 1:
+            start, piped = opened.pop()
+            if piped:
+                return start, lexeme.start
+        elif lexeme.word == "|>":
+            opened[-1] = (opened[-1][0], True)
+        elif lexeme.word == ";" and len(opened) == 1:
+            end = lexeme.start
+    return (0, end) if opened[0][1] else None
+
+
+def _head(text: str) -> tuple[str, str]:
+    """What stands before the query itself (CREATE … AS, INSERT INTO …, WITH …), and the query."""
+    depth = 0
+    found: list[Lexeme] = lexemes(text)
+    for position, lexeme in enumerate(found):
+        if lexeme.word == "(":
+            if position == 0:
+                break
+            depth += 1
+        elif lexeme.word == ")":
+            depth -= 1
+        elif depth == 0 and lexeme.word in ("FROM", "SELECT"):
+            return text[: lexeme.start], text[lexeme.start :]
+    return "", text
+
+
+def _listed(text: str) -> list[str]:
+    return [_ORDERING.sub("", piece) for _, piece in split_top(text, frozenset({","})) if piece]
+
+
+def _select(text: str) -> exp.Select:
+    node = parse(f"SELECT {text}")
+    if not isinstance(node, exp.Select):
+        raise SyntaxProblem(f"not a select list: {text[:100]}")
+    return node
+
+
+def _stage(text: str) -> Stage:
+    found = lexemes(text)
+    word = found[0].word if found else ""
+    rest = text[found[0].end :].strip() if found else ""
+    if word == "SELECT":
+        return Stage(word, (parse(text),))
+    if word in ("EXTEND", "WINDOW"):
+        return Stage("EXTEND", (_select(rest),))
+    if word == "SET":
+        return Stage(word, tuple(parse(f"UPDATE t SET {rest}").expressions))
+    if word == "DROP":
+        return Stage(word, names=tuple(name.strip("` ").lower() for name in _listed(rest)))
+    if word == "RENAME":
+        return Stage(word, (_select(rest),))
+    if word == "AS":
+        return Stage(word, names=(rest.strip("` "),))
+    if word == "WHERE":
+        return Stage(word, (parse(f"SELECT 1 FROM t WHERE {rest}").args["where"].this,))
+    if word == "AGGREGATE":
+        pieces = split_top(rest, frozenset({"GROUP"}))
+        aggregates = _listed(pieces[0][1])
+        keys: list[exp.Expr] = []
+        if len(pieces) > 1:
+            by = re.sub(r"^\s*(?:AND\s+ORDER\s+)?BY\s+", "", pieces[1][1], flags=re.IGNORECASE)
+            keys = list(_select(", ".join(_listed(by))).expressions)
+        return Stage(word, (_select(", ".join(aggregates)),) if aggregates else (), keys=tuple(keys))
+    if word in _JOINS:
+        return Stage("JOIN", tuple(parse(f"SELECT * FROM t {text}").args["joins"]))
+    if word == "ORDER":
+        return Stage(word, (parse(f"SELECT * FROM t {text}").args["order"],))
+    if word in _SETS:
+        operator = text[: text.index("(")] if "(" in text else text
+        queries = _listed(text[len(operator) :])
+        return Stage("SET_OPERATION", tuple(parse(f"SELECT 1 {operator} {query}") for query in queries))
+    if word in ("PIVOT", "UNPIVOT"):
+        return Stage(word, tuple(parse(f"SELECT * FROM t {text}").args["from_"].this.args["pivots"]))
+    if word in ("LIMIT", "TABLESAMPLE", "ASSERT", "DISTINCT"):
+        return Stage(word)
+    raise SyntaxProblem(f"unknown pipe operator {word}")
