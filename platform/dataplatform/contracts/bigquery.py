@@ -64,7 +64,7 @@ def field_schema(field: Field, policy_tag: str | None = None, *, pii: bool = Fal
         "type": _API_NAMES.get(field.type, field.type),
         "mode": "REPEATED" if field.repeated else "REQUIRED" if field.required else "NULLABLE",
     }
-    description = (field.description + (PII_MARK if pii else "")).strip()
+    description = (field.description.strip() + (PII_MARK if pii else "")).strip()
     if description:
         column["description"] = description
     if field.type == "STRUCT":

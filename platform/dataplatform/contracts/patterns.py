@@ -129,9 +129,9 @@ class _Translator:
         if self.at >= len(self.pattern):
             raise PatternError("ends in a single `\\`")
         character = self.pattern[self.at]
-        if character in "bB":
+        if character == "b":  # not its opposite: in an empty text `\B` is there for RE2 and not for Python
             self.at += 1
-            self.out.append(f"\\{character}")
+            self.out.append(r"\b")
             return None
         if character in "sS":
             self.at += 1
