@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -110,7 +110,7 @@ def events_in(path: Path, progress: Callable[[int], None] = lambda _: None) -> I
             if first == b"[":
                 yield from _array_elements(path, text)
             else:
-                yield from _lines(path, text, file, progress)
+                yield from _lines(path, text, lambda: progress(file.tell()))
             progress(path.stat().st_size)
     except (OSError, EOFError, zlib.error) as error:
         raise PlatformError(
@@ -127,14 +127,22 @@ def _first_byte(text: "io.BufferedReader[Any]") -> bytes:
 
 
 def _lines(
-    path: Path, text: "io.BufferedReader[Any]", file: IO[bytes], progress: Callable[[int], None]
+    path: Path, lines: Iterable[bytes], progress: Callable[[], None] = lambda: None
 ) -> Iterator[tuple[str, bytes]]:
-    for number, line in enumerate(text, 1):
+    for number, line in enumerate(lines, 1):
         raw = line.strip(b" \t\r\n")
         if raw:
             yield f"{path}:{number}", raw
         if number % CHUNK_EVENTS == 0:
-            progress(file.tell())
+            progress()
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def _array_elements(path: Path, text: "io.BufferedReader[Any]") -> Iterator[tuple[str, bytes]]:
@@ -142,8 +150,11 @@ def _array_elements(path: Path, text: "io.BufferedReader[Any]") -> Iterator[tupl
     try:
         elements: list[Any] = msgspec.json.decode(body, type=list[msgspec.Raw])
     except (msgspec.DecodeError, RecursionError):
-        # Kept as one event, which the judge refuses: nothing of it can be told apart.
-        yield f"{path}", body.strip(b" \t\r\n")
+        first, _, rest = body.partition(b"\n")
+        if rest.strip() and _is_json(first):  # lines, the first of which happens to be an array
+            yield from _lines(path, body.splitlines())
+        else:  # kept as one event, which the judge refuses: nothing of it can be told apart
+            yield f"{path}", body.strip(b" \t\r\n")
         return
     for number, raw in enumerate(elements):
         yield f"{path}[{number}]", bytes(raw)
