@@ -5,8 +5,10 @@ from functools import lru_cache
 
 SPACE = r"\t\n\f\r "
 """RE2's \\s; Python's has the vertical tab as well."""
+NOT_SPACE = r"\x00-\x08\x0b\x0e-\x1f!-\U0010ffff"
+"""RE2's \\S inside a class."""
 ESCAPES = set("dDwWntrfv") | set(r"\.[]{}()*+?^$|/-_ ,:;!@#%&=<>~'\"`")
-IN_CLASS = set("dwntrfv") | set(r"\.[]{}()*+?^$|/-_ ,:;!@#%&=<>~'\"`")
+IN_CLASS = set("dDwWntrfv") | set(r"\.[]{}()*+?^$|/-_ ,:;!@#%&=<>~'\"`")
 
 
 class UnsupportedPattern(ValueError):
@@ -33,6 +35,8 @@ def python_pattern(pattern: str) -> re.Pattern[str]:
         if char == "\\":
             if in_class and following == "s":
                 out.append(SPACE)
+            elif in_class and following == "S":
+                out.append(NOT_SPACE)
             elif following == "s":
                 out.append(f"[{SPACE}]")
             elif not in_class and following == "S":
