@@ -29,7 +29,9 @@ SCALARS = st.one_of(
     st.binary(min_size=12, max_size=12).map(ObjectId),
     st.integers(-(2**63), 2**63 - 1).map(DatetimeMS),
     DECIMALS,
-    st.sampled_from([Decimal128(text) for text in ("NaN", "Infinity", "-Infinity", "0E-6176", "-0", "0.000000", "1E-7")]),
+    st.sampled_from(
+        [Decimal128(text) for text in ("NaN", "Infinity", "-Infinity", "0E-6176", "-0", "0.000000", "1E-7")]
+    ),
     st.binary(max_size=8),
     st.builds(Binary, st.binary(max_size=8), st.sampled_from([1, 5, 6, 7, 128])),
     st.binary(min_size=16, max_size=16).map(lambda data: Binary(data, 4)),

@@ -319,7 +319,7 @@ def _report(evolution: Evolution, node: Node, seen: Seen, path: tuple[str, ...])
 
 def addressable(key: str) -> bool:
     """Whether a JSON path can name the key; an object with a key that none can is kept as JSON."""
-    return '"' not in key and "\\" not in key and all(character >= " " for character in key)
+    return key != "" and '"' not in key and "\\" not in key and all(character >= " " for character in key)
 
 
 def _shown(node: Node) -> str:

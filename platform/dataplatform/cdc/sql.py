@@ -1,7 +1,7 @@
 """The statements of an hour: GoogleSQL compiled from a schema and from the names of tables. Pure text; nothing runs here."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .changes import BARRIER_OPERATIONS
@@ -64,7 +64,7 @@ def value_sql(node: Node, source: str, path: Sequence[str], *, depth: int = 0) -
     """Expression of a field's column; `source` is an expression of the canonical text that `path` (keys) leads down from."""
     if node.repeated:
         element, offset = f"e{depth}", f"o{depth}"
-        array = f"UNNEST(JSON_QUERY_ARRAY({source}, {_path(path)})) AS {element} WITH OFFSET AS {offset}"
+        array = f"UNNEST({_elements(source, path)}) AS {element} WITH OFFSET AS {offset}"
         if node.type == "STRUCT":
             inner = ", ".join(
                 f"{value_sql(child, element, (child.key,), depth=depth + 1)} AS `{child.column}`"
@@ -170,7 +170,7 @@ def _failures(node: Node, source: str, path: tuple[str, ...], depth: int) -> Ite
     if node.repeated:
         element = f"u{depth}"
         if node.type == "STRUCT":
-            tests = [f"NOT {is_object(element)}"]
+            tests = [f"{is_object(element)} IS NOT TRUE"]  # NULL, for a null element
             own = _own_failure(node, element)
             if own is not None:
                 tests.append(own)
@@ -179,7 +179,7 @@ def _failures(node: Node, source: str, path: tuple[str, ...], depth: int) -> Ite
             bad = " OR ".join(f"({test})" for test in tests)
         else:
             bad = f"{_scalar(node, element, ())} IS NULL"
-        inside = f"EXISTS(SELECT 1 FROM UNNEST(JSON_QUERY_ARRAY({source}, {_path(path)})) AS {element} WHERE {bad})"
+        inside = f"EXISTS(SELECT 1 FROM UNNEST({_elements(source, path)}) AS {element} WHERE {bad})"
         yield f"COALESCE({query}, 'null') != 'null' AND (NOT STARTS_WITH({query}, '[') OR {inside})", path
     elif node.type == "STRUCT":
         test = f"COALESCE({query}, 'null') != 'null' AND NOT {is_object(query)}"
@@ -253,21 +253,29 @@ ORDER BY documents DESC, shape
 """
 
 
-def history_sql(tables: Tables, hours: Iterable[str]) -> str:
-    """Replace the hours' part of the history by what was staged, each change once."""
+def history_sql(tables: Tables, start: str, end: str, snapshot_hours: Mapping[str, str]) -> str:
+    """Replace the history of the hours `[start, end)` by what was staged, each change once.
+
+    `snapshot_hours`: position of a snapshot → the hour in which it ended, to which its rows belong.
+    """
     names = [column["name"] for column in HISTORY_COLUMNS]
-    listed = ", ".join(f"TIMESTAMP {_text(hour)}" for hour in hours)
-    fields = ", ".join(f"`{name}`" for name in names)
+    hour = "TIMESTAMP_TRUNC(TIMESTAMP_SECONDS(CAST(SUBSTR(position, 1, 10) AS INT64)), HOUR)"
+    if snapshot_hours:
+        cases = " ".join(f"WHEN {_text(at)} THEN TIMESTAMP {_text(h)}" for at, h in sorted(snapshot_hours.items()))
+        hour = f"IF(operation = 'snapshot', CASE position {cases} END, {hour})"
+    fields = ", ".join(f"`{name}`" for name in names[1:])
+    all_fields = ", ".join(f"`{name}`" for name in names)
     return f"""\
 MERGE `{tables.history}` AS t
 USING (
-  SELECT {fields}
+  SELECT {hour} AS hour, {fields}
   FROM `{tables.staging}`
+  WHERE TRUE
   QUALIFY ROW_NUMBER() OVER (PARTITION BY position, _id, operation ORDER BY captured_at DESC) = 1
 ) AS s
 ON FALSE
-WHEN NOT MATCHED BY SOURCE AND t.hour IN ({listed}) THEN DELETE
-WHEN NOT MATCHED THEN INSERT ({fields}) VALUES ({", ".join(f"s.`{name}`" for name in names)})
+WHEN NOT MATCHED BY SOURCE AND t.hour >= TIMESTAMP {_text(start)} AND t.hour < TIMESTAMP {_text(end)} THEN DELETE
+WHEN NOT MATCHED THEN INSERT ({all_fields}) VALUES ({", ".join(f"s.`{name}`" for name in names)})
 """
 
 
@@ -376,22 +384,23 @@ WHEN NOT MATCHED{kept} THEN
 {swept}"""
 
 
-def rebuild_sql(tables: Tables, root: Node, target: str, *, keep_deleted: bool) -> str:
-    """The whole typed table from the raw one, into `target` (an empty table of the right columns)."""
+def rebuild_sql(tables: Tables, root: Node, *, keep_deleted: bool) -> str:
+    """Build the whole typed table anew from the raw one: what a change that BigQuery cannot make in place needs."""
     fields = columns_sql(root, "n.document")
     own = {
         "_id": "n._id",
-        "_bucket": "n.bucket",
         "_position": "n.position",
         "_changed_at": "n.changed_at",
         "_captured_at": "n.captured_at",
         "_deleted": "n.deleted",
+        "_bucket": "n.bucket",
         "_unmapped": unmapped_sql(root, "n.document"),
     }
     select = ",\n  ".join(f"{expression} AS `{column}`" for column, expression in (*own.items(), *fields))
-    names = ", ".join(f"`{column}`" for column in (*own, *(column for column, _ in fields)))
     return f"""\
-INSERT INTO `{target}` ({names})
+CREATE OR REPLACE TABLE `{tables.typed}`
+PARTITION BY DATE_TRUNC(_bucket, MONTH)
+CLUSTER BY _id AS
 SELECT
   {select}
 FROM `{tables.raw}` AS n
@@ -412,6 +421,12 @@ WHERE _id IS NOT NULL AND NOT (operation = 'update' AND document IS NULL)
 
 def _query(source: str, path: Sequence[str]) -> str:
     return f"JSON_QUERY({source}, {_path(path)})" if path else source
+
+
+def _elements(source: str, path: Sequence[str]) -> str:
+    """The elements of a list, none of anything else (which the embedded server refuses and BigQuery answers with NULL)."""
+    query = _query(source, path)
+    return f"JSON_QUERY_ARRAY(IF(STARTS_WITH({query}, '['), {query}, '[]'))"
 
 
 def _path(path: Sequence[str]) -> str:

@@ -1,0 +1,267 @@
+"""The compiled SQL gives, on the BigQuery server, what a plain reading of the mapping table gives in Python."""
+
+import base64
+import json
+import random
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, getcontext
+from typing import Any
+
+import pytest
+from bson import Binary, Decimal128, Int64, MinKey, ObjectId, Regex, Timestamp
+from bson.datetime_ms import DatetimeMS
+from dataplatform.cdc import schema as schemas
+from dataplatform.cdc.extended_json import canonical
+from dataplatform.cdc.schema import Node, Pin, evolve, pointer
+from dataplatform.cdc.shapes import SHAPE_SQL, WRAPPERS, kind_of, seen_of, shape_of
+from dataplatform.cdc.sql import unmapped_sql, value_sql
+from dataplatform.warehouse.client import Warehouse
+
+getcontext().prec = 60  # no product of a Decimal128 is rounded here
+
+
+def model_value(node: Node, value: Any, left: dict[str, Any], path: tuple[str, ...]) -> Any:
+    """The column's value of a parsed canonical value; what cannot be held goes into `left`."""
+    kind = kind_of(value)
+    if kind == "null":
+        return [] if node.repeated else None
+    if node.type == "JSON":
+        return value
+    if node.repeated:
+        if kind != "array":
+            left[pointer(path)] = value
+            return []
+        inside: dict[str, Any] = {}
+        result = []
+        for element in value:
+            held = model_one(node, element, inside, ())
+            if held is None:
+                inside[""] = element
+            else:
+                result.append(held)
+        if inside:
+            left[pointer(path)] = value
+        return result
+    held = model_one(node, value, left, path)
+    if held is None:
+        left[pointer(path)] = value
+    return held
+
+
+def model_one(node: Node, value: Any, left: dict[str, Any], path: tuple[str, ...]) -> Any:
+    kind = kind_of(value)
+    if kind not in node.accepts:
+        return None
+    if node.type == "STRUCT":
+        if node.closed or any(key in value for key in node.hidden):
+            left[pointer(path)] = value
+        return {
+            child.column: model_value(child, value.get(child.key), left, (*path, child.key)) for child in node.fields
+        }
+    inner = next(iter(value.values())) if isinstance(value, dict) else value
+    if node.type == "STRING" and node.pinned and kind == "bool":
+        return "true" if value else "false"
+    match node.type:
+        case "STRING":
+            return inner if kind != "date" else str(model_time(inner))
+        case "INT64":
+            return int(inner)
+        case "FLOAT64":
+            return float(inner)
+        case "NUMERIC":
+            number = Decimal(inner)
+            if not number.is_finite() or abs(number) >= Decimal(10) ** 29:
+                return None
+            return number if (number * 10**9) % 1 == 0 else None
+        case "BOOL":
+            return value
+        case "TIMESTAMP":
+            if kind == "timestamp":
+                return datetime.fromtimestamp(inner["t"], UTC)
+            return model_time(inner)
+        case "BYTES":
+            return base64.b64decode(inner["base64"])
+    raise AssertionError(node.type)
+
+
+def model_time(inner: Any) -> datetime | None:
+    milliseconds = int(inner["$numberLong"])
+    if not -62_135_596_800_000 <= milliseconds <= 253_402_300_799_999:
+        return None
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
+
+
+def run(warehouse: Warehouse, root: Node, documents: list[str]) -> list[tuple[dict[str, Any], Any]]:
+    """(row, _unmapped) of every document, from one statement."""
+    fields = ", ".join(f"{value_sql(node, 'd', (node.key,))} AS `{node.column}`" for node in root.fields)
+    rows = warehouse.query(
+        f"SELECT {fields or '1 AS one'}, TO_JSON_STRING({unmapped_sql(root, 'd')}) AS _unmapped "
+        f"FROM UNNEST(@documents) AS d WITH OFFSET AS row_offset ORDER BY row_offset",
+        {"documents": documents},
+    ).rows
+    return [
+        ({k: v for k, v in row.items() if k != "_unmapped"}, json.loads(row["_unmapped"] or "null")) for row in rows
+    ]
+
+
+def compare(warehouse: Warehouse, documents: list[dict[str, Any]], pins: tuple[Pin, ...] = ()) -> schemas.Evolution:
+    texts = [canonical(document) for document in documents]
+    evolution = evolve(schemas.empty(), seen_of((shape_of(text), 1) for text in texts), pins)
+    got = run(warehouse, evolution.root, texts)
+    for text, (row, unmapped) in zip(texts, got, strict=True):
+        parsed = json.loads(text)
+        left: dict[str, Any] = {}
+        expected = model_one(evolution.root, parsed, left, ())
+        assert left == (unmapped or {}), text
+        assert normal(row) == normal(expected), text
+    return evolution
+
+
+def normal(value: Any) -> Any:
+    """Values as the client gives them and as the model does, made comparable (NaN equals NaN)."""
+    match value:
+        case dict():
+            return {key: normal(inner) for key, inner in value.items() if key != "one"}
+        case list():
+            return [normal(inner) for inner in value]
+        case float():
+            return repr(value)
+        case datetime():
+            return value.isoformat()
+        case Decimal():
+            return format(value.normalize(), "f")
+    return value
+
+
+@pytest.fixture(scope="module")
+def warehouse(bigquery: Any) -> Warehouse:
+    from dataplatform.settings import Settings
+
+    return Warehouse(
+        Settings(bigquery_endpoint=bigquery.endpoint, bigquery_grpc_endpoint=bigquery.grpc_endpoint, project="local")
+    )
+
+
+OID = ObjectId("6b05381b5ceab495e96d2fbe")
+TRAPS: dict[str, list[dict[str, Any]]] = {
+    "int_long_double_decimal": [{"n": 1}, {"n": Int64(2**53 + 1)}, {"n": 1.5}, {"n": Decimal128("2.25")}],
+    "int_then_decimal": [{"n": 1}, {"n": Decimal128("2.25")}, {"n": Decimal128("1E-10")}, {"n": Decimal128("1E+3")}],
+    "decimals": [
+        {"n": Decimal128(t)}
+        for t in ("0.000000001", "-1234567890123456789012345.123456789", "1E+28", "NaN", "1.10", "0E+3", "1E-9")
+    ],
+    "integer_string_conflict": [{"a": 5}, {"a": 6}, {"a": "7"}, {"a": None}, {}],
+    "string_integer_conflict": [{"a": "5"}, {"a": "6"}, {"a": 7}, {"a": True}, {"a": OID}],
+    "object_array_conflict": [{"a": {"b": 1}}, {"a": {"b": 2}}, {"a": [{"b": 3}]}, {"a": []}, {"a": 4}],
+    "array_object_conflict": [{"a": [1, 2]}, {"a": [3, "x"]}, {"a": {"b": 1}}, {"a": [None, 4]}, {"a": []}],
+    "object_and_wrapper": [{"a": {"b": 1}}, {"a": {"b": 1}}, {"a": OID}, {"a": DatetimeMS(5)}, {"a": {"$x": 1}}],
+    "names": [
+        {"a.b": 1, "$x": 2, "": 3, "A": 4, "a": 5, "é": 6, "1st": 7, "_PARTITIONTIME": 8, "_unmapped": 9, "it's": 1}
+    ],
+    "unaddressable": [{'q"uote': 1, "a": 2}, {"back\\slash": 1, "a": 3}, {"a": 4}, {"o": {'x"': 1}, "a": 1}],
+    "dates": [
+        {"d": DatetimeMS(v)} for v in (-1, 0, -62_135_596_800_000, -62_135_596_800_001, 253_402_300_800_000, 2**62)
+    ],
+    "timestamp_kind": [{"d": Timestamp(5, 1)}, {"d": DatetimeMS(5000)}],
+    "nan": [{"f": float("nan")}, {"f": float("inf")}, {"f": -0.0}, {"f": 1e300}, {"f": 5}, {"f": Int64(2**60 + 1)}],
+    "binary": [{"b": b"\x00\x01"}, {"b": Binary(b"x" * 16, 4)}, {"b": "text"}],
+    "json_kinds": [{"r": Regex("a", "i"), "m": MinKey(), "x": {"y": Regex("b")}}, {"r": 5, "m": "z", "x": {"y": 1}}],
+    "nested": [
+        {"a": {"b": {"c": [{"d": 1, "e": [1.5]}, {"d": "x"}]}}},
+        {"a": {"b": {"c": [{"d": 2, "e": [2.5, "no"]}]}}},
+        {"a": {"b": 5}},
+        {"a": {"b": {}}},
+    ],
+    "array_of_arrays": [{"a": [[1, 2], [3]]}, {"a": [[4]], "b": []}],
+    "texts": [{"s": 'quote " and \\ and \n and é'}, {"s": ""}, {"s": "null"}, {"s": "true"}, {"s": '{"$oid":"x"}'}],
+    "bools": [{"b": True}, {"b": False}, {"b": "true"}, {"b": 1}],
+    "empty_object": [{"a": {}}, {"a": {"b": None}}],
+}
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_trap(warehouse: Warehouse, name: str) -> None:
+    compare(warehouse, [{"_id": number, **document} for number, document in enumerate(TRAPS[name])])
+
+
+def test_five_thousand_dynamic_keys_become_one_json_column(warehouse: Warehouse) -> None:
+    documents = [{"_id": i, "m": {f"k{i}_{j}": j for j in range(1000)}, "a": 1} for i in range(5)]
+    evolution = compare(warehouse, documents)
+    assert [(node.column, node.type) for node in evolution.root.fields] == [("m", "JSON"), ("a", "INT64")]
+
+
+def test_a_map_that_grows_later_is_closed_and_kept(warehouse: Warehouse) -> None:
+    first = evolve(schemas.empty(), seen_of([(shape_of(canonical({"m": {"a": 1}})), 1)]))
+    late = canonical({"m": {"a": 2, **{f"k{j}": j for j in range(300)}}})
+    second = evolve(first.root, seen_of([(shape_of(late), 1)]))
+    assert [step.step for step in second.steps] == ["too_many_keys"]
+    ((row, unmapped),) = run(warehouse, second.root, [late])
+    assert row == {"m": {"a": 2}}
+    assert unmapped == {"/m": json.loads(late)["m"]}
+
+
+def test_pins(warehouse: Warehouse) -> None:
+    pins = (
+        Pin(("a",), "STRING"),
+        Pin(("n",), "NUMERIC"),
+        Pin(("m",), "JSON"),
+        Pin(("o", "x"), "FLOAT64"),
+        Pin(("never",), "BYTES"),
+        Pin(("list",), "INT64", repeated=True),
+    )
+    compare(
+        warehouse,
+        [
+            {"_id": 1, "a": 5, "n": 1, "m": {"q": 1}, "o": {"x": 1}, "list": [1]},
+            {"_id": 2, "a": 1.5, "n": Decimal128("1.5"), "m": [1, "x"], "o": {"x": "no", "y": True}, "list": 5},
+            {"_id": 3, "a": True, "n": "1", "m": None, "o": None},
+            {"_id": 4, "a": OID, "n": 2.5},
+            {"_id": 5, "a": [1]},
+        ],
+        pins,
+    )
+
+
+SCALARS: list[Any] = [
+    1,
+    Int64(5),
+    2.5,
+    Decimal128("3.25"),
+    "s",
+    'q"',
+    True,
+    None,
+    OID,
+    DatetimeMS(-5),
+    b"x",
+    Regex("r"),
+]
+
+
+def random_value(rng: random.Random, depth: int) -> Any:
+    choice = rng.random()
+    if depth < 3 and choice < 0.2:
+        return {rng.choice("abcXY$.é"): random_value(rng, depth + 1) for _ in range(rng.randint(0, 3))}
+    if depth < 3 and choice < 0.4:
+        return [random_value(rng, depth + 1) for _ in range(rng.randint(0, 3))]
+    return rng.choice(SCALARS)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_documents(warehouse: Warehouse, seed: int) -> None:
+    rng = random.Random(seed)
+    documents = [
+        {"_id": i, **{rng.choice("abcdAB"): random_value(rng, 0) for _ in range(rng.randint(0, 5))}} for i in range(120)
+    ]
+    compare(warehouse, documents)
+
+
+def test_shapes_are_the_same_in_sql(warehouse: Warehouse) -> None:
+    rng = random.Random(7)
+    texts = [canonical({"_id": i, "v": random_value(rng, 0), 'k"\\:""': '",":""'}) for i in range(100)]
+    shape = SHAPE_SQL.format(document="d")
+    rows = warehouse.query(
+        f"SELECT {shape} AS shape FROM UNNEST(@documents) AS d WITH OFFSET AS o ORDER BY o", {"documents": texts}
+    ).rows
+    assert [row["shape"] for row in rows] == [shape_of(text) for text in texts]
+    assert len(WRAPPERS) == 16
