@@ -492,10 +492,10 @@ GROUP BY present"""
             self._stage([file.uri(self.landing) for file in files], piece)
             piece.statement = sql.received_statement(f"`{self.warehouse.table_id('events_raw', STAGING)}`", self.tables)
             parameters = self._parameters(first, last)
-            piece.add(self.warehouse.query(piece.statement, parameters, name="events_received"))
+            piece.add(self.warehouse.script(piece.statement, parameters, name="events_received"))
             landing = {"landing": _landing(chosen)}
             piece.add(
-                self.warehouse.query(sql.loaded_statement(self.tables), parameters | landing, name="events_loaded")
+                self.warehouse.script(sql.loaded_statement(self.tables), parameters | landing, name="events_loaded")
             )
             for manifest in chosen:
                 piece.facts[manifest.hour] = {"bytes": manifest.size, "files": len(manifest.files)}
@@ -554,7 +554,7 @@ GROUP BY present"""
 
         def run(asset: str, statement: str) -> Piece:
             piece = Piece(asset, statement=statement)
-            piece.add(self.warehouse.query(statement, parameters, name=asset.replace("/", "_")))
+            piece.add(self.warehouse.script(statement, parameters, name=asset.replace("/", "_")))
             return piece
 
         before = time.monotonic()
@@ -603,7 +603,7 @@ GROUP BY present"""
         piece.statement = sql.ledger_statement(self.contracts.values(), self.tables)
         landing = _landing(done.manifests[hour] for hour in hours_between(start, end))
         parameters = self._parameters(start, end) | {"landing": landing, "started_at": started_at}
-        piece.add(self.warehouse.query(piece.statement, parameters, name="events_ledger"))
+        piece.add(self.warehouse.script(piece.statement, parameters, name="events_ledger"))
         done.unbalanced = self.unbalanced(start, end)
 
     def _describe(self, done: Materialized) -> None:

@@ -40,6 +40,12 @@ RECEIVED_SCHEMA: list[dict[str, Any]] = [
         "mode": "REQUIRED",
         "description": "MD5 of the payload, in hex: tells a repeated body from another one under the same id.",
     },
+    {
+        "name": "refused",
+        "type": "BOOLEAN",
+        "mode": "REQUIRED",
+        "description": "The faults alone refuse it, whatever its contract says.",
+    },
 ]
 """Columns of `events_raw.received`; partitioned by hour, clustered by event and event_id."""
 
@@ -145,10 +151,10 @@ def encode_record(record: Record) -> bytes:
 def decode_payload(raw: bytes) -> str:
     """The event's text as a landed record and BigQuery can hold it.
 
-    Bytes that are not UTF-8 become U+FFFD (such an event has the fault `not_json`, so nothing else is read from it);
-    U+0000 stays as it is: JSON text holds it only as an escape.
+    Bytes that are not UTF-8, and the byte 0, become U+FFFD: such an event has the fault `not_json`, so nothing else is
+    read from it. All other text stays as it is.
     """
-    return raw.decode("utf-8", "replace")
+    return raw.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def received_at_text(time: datetime) -> str:

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
-from ..due import Due
+import click
+
+from ..due import Due, ranges
 from ..errors import PlatformError
 from ..landing import hour_of
 from ..settings import Settings, get_settings
@@ -23,21 +25,19 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A replay of the hours `[start, end)`: the counts before it and after it, and whether every blocking check holds."""
+    """A replay of the hours `[start, end)`: the counts before it and after it."""
 
     event: str
     start: datetime
     end: datetime
     before: Tally
     after: Tally
-    ok: bool
-    failures: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The counts as a small table."""
         names = [field.name for field in fields(Tally)]
         rows = [f"{name:12}{getattr(self.before, name):>12,}{getattr(self.after, name):>12,}" for name in names]
-        return [f"{'':12}{'before':>12}{'after':>12}", *rows, *self.failures]
+        return [f"{'':12}{'before':>12}{'after':>12}", *rows]
 
 
 def replay(
@@ -46,12 +46,12 @@ def replay(
     until: datetime | None = None,
     *,
     settings: Settings | None = None,
-    echo: Callable[[str], None] = lambda _: None,
+    echo: Callable[[str], None] = click.echo,
 ) -> Replayed:
     """Judge the closed hours of `[since, until)` again by the event's present contract, as one Dagster run.
 
     Times are received times, cut to hours; `until` defaults to now. Replaying twice changes nothing. Raises PlatformError
-    for an event without a contract, or where none of the hours is closed; ContractError where a contract does not hold.
+    for an event without a contract, where none of the hours is closed, and where a run or a blocking check fails; ContractError where a contract does not hold.
     """
     from ..contracts.load import load_contracts
     from ..runs import bury_dead_runs, dagster_instance, execute
@@ -82,15 +82,13 @@ def replay(
             outcome = execute(definitions, instance, piece, stream.name)
             echo(f"run {outcome.run_id[:8]} {'succeeded' if outcome.ok else 'failed'} in {outcome.seconds:.1f} s")
             outcomes.append(outcome)
-    replayed = Replayed(
-        event,
-        start,
-        end,
-        before,
-        tally(stream, event, start, end),
-        all(outcome.ok for outcome in outcomes),
-        tuple(line for outcome in outcomes for line in outcome.failures),
-    )
+    if failures := [line for outcome in outcomes for line in outcome.failures]:
+        raise PlatformError(
+            "\n".join(failures),
+            where=asset_of(event),
+            fix="mend what is told above and replay again: nothing is done twice",
+        )
+    replayed = Replayed(event, start, end, before, tally(stream, event, start, end))
     for line in replayed.lines():
         echo(line)
     return replayed
@@ -98,8 +96,6 @@ def replay(
 
 def plan(event: str, closed: list[datetime]) -> list[Due]:
     """The runs of a replay: the event's table, the rejected and the ledger, for each stretch of closed hours."""
-    from ..due import ranges
-
     assets = (asset_of(event), REJECTED, LEDGER)
     return [Due(assets, start, end, "replay", f"replay:{event}:{start.isoformat()}") for start, end in ranges(closed)]
 

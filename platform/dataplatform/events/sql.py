@@ -21,8 +21,17 @@ ends in the same rows.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from dataplatform.contracts.events import EventContract
+
+from .reasons import UNKNOWN_EVENT
+from .sql_fields import inexact_paths, rejected_select, typed_select
+from .sql_types import literal
+
+STATEMENTS = Path(__file__).parent / "statements"
+MAX_SCRIPT = 900_000
+"""Characters of one script; BigQuery's limit is 1 MB of query text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +74,7 @@ def received_statement(staging: str, tables: Tables) -> str:
     `received.STAGING_SCHEMA`). Rows whose received_at lies outside the range are left out (they cannot be: a landed file
     holds one hour).
     """
-    raise NotImplementedError
+    return written("received", tables, staging=staging)
 
 
 def loaded_statement(tables: Tables) -> str:
@@ -74,26 +83,100 @@ def loaded_statement(tables: Tables) -> str:
     Besides `@start`, `@end`: `@landing` ARRAY<STRUCT<hour TIMESTAMP, digest STRING>>, the manifests that were loaded.
     `loaded_at` is the warehouse's clock.
     """
-    raise NotImplementedError
+    return written("loaded", tables)
 
 
 def accepted_statement(contract: EventContract, tables: Tables) -> str:
-    """One event's accepted rows of the range: validated, de-duplicated, flattened, replacing the range in its table."""
-    raise NotImplementedError
+    """One event's accepted rows of the range: validated, de-duplicated, flattened, replacing the range in its table.
+
+    A script of one transaction and not one MERGE: the same rows either way, but the embedded server makes the rows of a
+    MERGE twice, and BigQuery removes whole partitions for nothing by DELETE.
+    """
+    table = tables.event(contract.name)
+    columns, select = typed_select(contract)
+    return f"""\
+-- {contract.name} {contract.version}: accepted events, one row each.
+BEGIN TRANSACTION;
+
+DELETE FROM {table} AS t
+WHERE t.hour >= @start AND t.hour < @end;
+
+INSERT INTO {table}
+  ({", ".join(columns)})
+WITH
+{duplicate_rows(tables, f"event = {literal(contract.name)}")},
+  fresh AS (
+    SELECT r.event_id, r.event, r.received_at, r.hour, r.payload
+    FROM {tables.received} AS r
+    LEFT JOIN duplicate AS d ON d.hour = r.hour AND d.file = r.file AND d.line = r.line
+    WHERE r.event = {literal(contract.name)} AND r.hour >= @start AND r.hour < @end
+      AND d.line IS NULL AND NOT r.refused{minds_inexact(contract)}
+  ),
+{select};
+
+COMMIT TRANSACTION;
+"""
+
+
+def minds_inexact(contract: EventContract) -> str:
+    """Condition that leaves out events with an inexact number where the contract has a NUMERIC or JSON."""
+    regex = inexact_paths(contract)
+    if not regex:
+        return ""
+    return f"""
+      AND NOT (
+        ARRAY_LENGTH(r.faults) > 0
+        AND EXISTS (SELECT 1 FROM UNNEST(r.faults) AS f WHERE REGEXP_CONTAINS(f.path, {literal(regex)}))
+      )"""
+
+
+def duplicate_rows(tables: Tables, condition: str) -> str:
+    """Common table expression `duplicate` (hour, file, line): rows of the range whose id was received before."""
+    return f"""\
+  again AS (  -- ids that were received more than once
+    SELECT event, event_id
+    FROM {tables.received}
+    WHERE {condition} AND event_id IS NOT NULL
+      AND hour >= TIMESTAMP_SUB(@start, INTERVAL @lookback_hours HOUR) AND hour < @end
+    GROUP BY event, event_id
+    HAVING COUNT(*) > 1
+  ),
+  repeated AS (
+    SELECT r.hour, r.file, r.line,
+      LAG(r.hour) OVER (PARTITION BY r.event, r.event_id ORDER BY r.received_at, r.file, r.line) AS before
+    FROM {tables.received} AS r
+    JOIN again ON again.event = r.event AND again.event_id = r.event_id
+    WHERE r.hour >= TIMESTAMP_SUB(@start, INTERVAL @lookback_hours HOUR) AND r.hour < @end
+  ),
+  duplicate AS (
+    SELECT hour, file, line
+    FROM repeated
+    WHERE hour >= @start AND before >= TIMESTAMP_SUB(hour, INTERVAL @lookback_hours HOUR)
+  )"""
 
 
 def duplicates_statement(tables: Tables) -> str:
     """All events' duplicates of the range into `events.duplicates` (contracts are not needed for it)."""
-    raise NotImplementedError
+    return written("duplicates", tables)
 
 
 def counts_statement(contracts: Iterable[EventContract], tables: Tables) -> str:
     """A query: event STRING, hour TIMESTAMP, received, accepted, duplicates INT64 of the range, for events received.
 
     received - accepted - duplicates is what is rejected: give the names of those events to `rejected_scripts`.
-    Run it after the accepted rows and the duplicates of the range are in place.
+    Run it after the accepted rows and the duplicates of the range are in place. `contracts` are those whose tables are
+    counted: all, or only those of the events that were received.
     """
-    raise NotImplementedError
+    accepted = "".join(
+        f"""
+    UNION ALL
+    SELECT {literal(contract.name)}, hour, 0, COUNT(*), 0
+    FROM {tables.event(contract.name)}
+    WHERE hour >= @start AND hour < @end
+    GROUP BY hour"""
+        for contract in contracts
+    )
+    return written("counts", tables, accepted=accepted)
 
 
 def rejected_scripts(contracts: Mapping[str, EventContract], rejecting: Iterable[str], tables: Tables) -> list[str]:
@@ -103,7 +186,97 @@ def rejected_scripts(contracts: Mapping[str, EventContract], rejecting: Iterable
     Usually one script; more where the text would pass BigQuery's limit for a query, to be run in order: the first
     empties the range, and each puts its own events' rows in place. An empty `rejecting` empties the range.
     """
-    raise NotImplementedError
+    names = sorted(set(rejecting))
+    known = [name for name in names if name in contracts]
+    unknown = len(known) < len(names)
+    chunks: list[list[tuple[str, str]]] = [[]]
+    size = 0
+    for name in known:
+        insert = rejected_insert(contracts[name], tables)
+        if size + len(insert) > MAX_SCRIPT:
+            chunks.append([])
+            size = 0
+        size += len(insert)
+        chunks[-1].append((name, insert))
+    scripts = []
+    for index, chunk in enumerate(chunks):
+        inserts = [insert for _, insert in chunk]
+        if unknown and index == 0:
+            inserts.insert(0, unknown_insert(contracts, tables))
+        if index == 0:
+            later = [literal(name) for following in chunks[1:] for name, _ in following]
+            mine = f" AND t.event NOT IN ({', '.join(later)})" if later else ""
+        else:
+            mine = f" AND t.event IN ({', '.join(literal(name) for name, _ in chunk)})"
+        scripts.append(rejected_script(inserts, mine, tables))
+    return scripts
+
+
+def rejected_script(inserts: list[str], mine: str, tables: Tables) -> str:
+    duplicate = f"""\
+-- Duplicates are decided before anything else; an event is either a duplicate, or accepted, or rejected.
+CREATE TEMP TABLE duplicate AS
+WITH
+{duplicate_rows(tables, "TRUE")}
+SELECT hour, file, line
+FROM duplicate;
+
+"""
+    return f"""\
+{duplicate if inserts else ""}BEGIN TRANSACTION;
+
+DELETE FROM {tables.rejected} AS t
+WHERE t.hour >= @start AND t.hour < @end{mine};
+
+{"".join(inserts)}COMMIT TRANSACTION;
+"""
+
+
+REJECTED_COLUMNS = "event_id, event, hour, received_at, source, payload, contract_version, reasons, file, line"
+
+
+def rejected_insert(contract: EventContract, tables: Tables) -> str:
+    """Statement that adds one event's rejected rows, with all reasons."""
+    return f"""\
+-- {contract.name} {contract.version}
+INSERT INTO {tables.rejected}
+  ({REJECTED_COLUMNS})
+WITH
+  fresh AS (
+    SELECT r.*
+    FROM {tables.received} AS r
+    LEFT JOIN duplicate AS d ON d.hour = r.hour AND d.file = r.file AND d.line = r.line
+    WHERE r.event = {literal(contract.name)} AND r.hour >= @start AND r.hour < @end AND d.line IS NULL
+  ),
+{rejected_select(contract)};
+
+"""
+
+
+def unknown_insert(contracts: Mapping[str, EventContract], tables: Tables) -> str:
+    """Statement that adds the rejected rows of all events without a contract (with a name or without)."""
+    known = ", ".join(literal(name) for name in sorted(contracts))
+    others = f" AND r.event NOT IN ({known})" if known else ""
+    return f"""\
+-- Events that no contract has the name of
+INSERT INTO {tables.rejected}
+  ({REJECTED_COLUMNS})
+SELECT r.event_id, r.event, r.hour, r.received_at, r.source, r.payload, CAST(NULL AS STRING),
+  ARRAY_CONCAT(
+    ARRAY(
+      SELECT AS STRUCT f.path AS path, f.code AS code, f.message AS message
+      FROM UNNEST(r.faults) AS f WHERE f.code != 'inexact_number'
+    ),
+    IF(r.event = '', [], [STRUCT(
+      {literal(UNKNOWN_EVENT.path)} AS path, {literal(UNKNOWN_EVENT.code)} AS code, {literal(UNKNOWN_EVENT.message)} AS message
+    )])
+  ),
+  r.file, r.line
+FROM {tables.received} AS r
+LEFT JOIN duplicate AS d ON d.hour = r.hour AND d.file = r.file AND d.line = r.line
+WHERE r.hour >= @start AND r.hour < @end AND d.line IS NULL{others};
+
+"""
 
 
 def ledger_statement(contracts: Iterable[EventContract], tables: Tables) -> str:
@@ -113,7 +286,21 @@ def ledger_statement(contracts: Iterable[EventContract], tables: Tables) -> str:
     of the range, and `@started_at` TIMESTAMP, the warehouse's clock before the range's first statement, which becomes
     `materialized_at` (so that an hour loaded in between makes the row due again).
     """
-    raise NotImplementedError
+    known = list(contracts)
+    accepted = "".join(
+        f"""
+    UNION ALL
+    SELECT hour, {literal(contract.name)}, 0, COUNT(*), 0, 0, 0
+    FROM {tables.event(contract.name)}
+    WHERE hour >= @start AND hour < @end
+    GROUP BY hour"""
+        for contract in known
+    )
+    rows = "".join(
+        f",\n      ({literal(contract.name)}, {literal(contract.version)}, {literal(contract.digest)})"
+        for contract in known
+    )
+    return written("ledger", tables, accepted=accepted, contracts=rows)
 
 
 def due_statement(contracts: Iterable[EventContract], tables: Tables) -> str:
@@ -124,9 +311,23 @@ def due_statement(contracts: Iterable[EventContract], tables: Tables) -> str:
     reason: `new` (no ledger row), `landing` (the hour's files changed), `contract` (its contract changed), `earlier`
     (an hour within its look-back was loaded again since and shares event ids with it).
     """
-    raise NotImplementedError
+    rows = "".join(f",\n      ({literal(contract.name)}, {literal(contract.digest)})" for contract in contracts)
+    return written("due", tables, contracts=rows)
 
 
 def balance_statement(tables: Tables) -> str:
     """A query: event, hour, received, accepted, rejected, duplicates of ledger rows of the range that do not balance."""
-    raise NotImplementedError
+    return written("balance", tables)
+
+
+def written(name: str, tables: Tables, **holes: str) -> str:
+    """The statement of a file in `statements/`, with its holes filled."""
+    text = (STATEMENTS / f"{name}.sql").read_text()
+    return text.format(
+        received=tables.received,
+        loads=tables.loads,
+        rejected=tables.rejected,
+        duplicates=tables.duplicates,
+        ledger=tables.ledger,
+        **holes,
+    )

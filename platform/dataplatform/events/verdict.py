@@ -48,7 +48,7 @@ TIME_SURE = re.compile(
 )
 """Times that exist without looking at a calendar."""
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-INTEGER_TEXT = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
+INTEGER_TEXT = re.compile(r"0|-?[1-9][0-9]{0,18}")
 DECIMAL_TEXT = re.compile(r"-?(?:0|[1-9][0-9]{0,28})(?:\.[0-9]{1,9})?")
 DECIMAL_SURE = re.compile(rb"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,9})?|\"-?(?:0|[1-9][0-9]{0,28})(?:\.[0-9]{1,9})?\"")
 """Raw JSON of a NUMERIC, given that a number of at most 16 characters has at most 15 digits and so is exact."""
@@ -279,7 +279,7 @@ def is_inexact(number: str) -> bool:
         if len(number) > 400:
             return True
         value = int(number)
-        return not -(2**63) <= value < 2**64 and int(float(number)) != value
+        return not INT64_MIN <= value <= INT64_MAX and int(float(number)) != value
     if len(number) < 16 and "e" not in number and "E" not in number:
         return False  # at most 15 digits: floats hold them all
     try:
@@ -345,10 +345,11 @@ def read_date(text: str) -> date | None:
 
 
 def read_int64(value: Any) -> int | None:
+    """An integer, or the text of one as BigQuery would write it; the number -0 is 0."""
     if type(value) in (Integer, str) and INTEGER_TEXT.fullmatch(value):
         number = int(value)
         return number if INT64_MIN <= number <= INT64_MAX else None
-    return None
+    return 0 if type(value) is Integer and value == "-0" else None
 
 
 def read_numeric(value: Any) -> Decimal | None:

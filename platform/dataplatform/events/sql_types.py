@@ -1,0 +1,123 @@
+"""How GoogleSQL reads the JSON text of one value as each type: its form, its value, its bounds.
+
+`q` is everywhere SQL that gives the JSON text of the value (as JSON_QUERY does: `"text"`, `12.5`, `{…}`), not NULL. The same
+rules in Python are in verdict.py; where the embedded server and BigQuery answer otherwise, the text here avoids it.
+"""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from dataplatform.contracts.fields import Field
+
+from . import reasons as why
+from .bounds import bounds_of
+from .patterns import re2_pattern
+from .reasons import Reason
+
+TIME = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
+    r"(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9]|[+-]14:00)$"
+)
+DECIMAL = r"^-?(0|[1-9][0-9]{0,28})(\.[0-9]{1,9})?$"
+FIRST_TIME = "TIMESTAMP '0001-01-01 00:00:00+00'"
+LAST_TIME = "TIMESTAMP '9999-12-31 23:59:59.999999+00'"
+
+
+def literal(value: Any) -> str:
+    """A Python value as a GoogleSQL literal."""
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
+        return f"'{escaped}'"
+    if isinstance(value, Decimal):
+        return f"NUMERIC '{value:f}'"
+    if isinstance(value, datetime):
+        return f"TIMESTAMP '{value:%Y-%m-%d %H:%M:%S.%f}+00'"
+    if isinstance(value, float):
+        return f"CAST('{value!r}' AS FLOAT64)"
+    if isinstance(value, int):
+        return str(value)
+    return f"DATE '{value.isoformat()}'"
+
+
+def text_of(q: str) -> str:
+    """The value as text: a string without its quotes, a number or constant as it is, NULL for objects and arrays."""
+    return f"JSON_VALUE({q}, '$')"
+
+
+def form(field: Field, q: str) -> str:
+    """Condition, never NULL: the value has the JSON form of the type and fits it exactly."""
+    v = text_of(q)
+    match field.type:
+        case "STRING":
+            return f"STARTS_WITH({q}, '\"')"
+        case "INT64":
+            # The embedded server casts '1.0' to 1; BigQuery takes '007': only what reads the same again is right.
+            return f"IFNULL(CAST(SAFE_CAST({v} AS INT64) AS STRING) = {v}, FALSE) OR {q} = '-0'"
+        case "FLOAT64":
+            return f"SUBSTR({q}, 1, 1) NOT IN ('\"', 't', 'f') AND SAFE_CAST({q} AS FLOAT64) IS NOT NULL"
+        case "NUMERIC":
+            # A number may be written (or shown by the server) as 1e-9 or 12.50000000000: it is right if NUMERIC keeps it.
+            return (
+                f"CASE WHEN {v} IS NULL THEN FALSE WHEN REGEXP_CONTAINS({v}, r'{DECIMAL}') THEN TRUE"
+                f" WHEN SUBSTR({q}, 1, 1) IN ('\"', 't', 'f') THEN FALSE"
+                f" ELSE IFNULL(SAFE_CAST(CAST(SAFE_CAST({v} AS NUMERIC) AS STRING) AS FLOAT64)"
+                f" = SAFE_CAST({v} AS FLOAT64), FALSE) END"
+            )
+        case "BOOL":
+            return f"{q} IN ('true', 'false')"
+        case "TIMESTAMP":
+            return (
+                f"IFNULL(REGEXP_CONTAINS({v}, r'{TIME}')"
+                f" AND SAFE_CAST({v} AS TIMESTAMP) BETWEEN {FIRST_TIME} AND {LAST_TIME}, FALSE)"
+            )
+        case "DATE":
+            return f"IFNULL(CAST(SAFE_CAST({v} AS DATE) AS STRING) = {v}, FALSE)"
+        case "STRUCT":
+            return f"STARTS_WITH({q}, '{{')"
+    return "TRUE"
+
+
+def value(field: Field, q: str) -> str:
+    """The typed value; NULL where `q` is. Only to be relied on where `form` holds."""
+    v = text_of(q)
+    match field.type:
+        case "STRING":
+            return v
+        case "INT64" | "TIMESTAMP" | "DATE":
+            return f"SAFE_CAST({v} AS {field.type})"
+        case "FLOAT64":
+            return f"SAFE_CAST({q} AS FLOAT64)"
+        case "NUMERIC":
+            # Text to NUMERIC costs the embedded server a hundred times text to INT64: so count in units of 0.000000001
+            # where they fit, which is exact as well.
+            point = f"STRPOS({v}, '.')"
+            units = f"CONCAT(REPLACE({v}, '.', ''), REPEAT('0', 9 - IF({point} = 0, 0, LENGTH({v}) - {point})))"
+            return (
+                f"CASE WHEN REGEXP_CONTAINS({v}, r'{DECIMAL}') THEN COALESCE("
+                f"CAST(CAST(SAFE_CAST({units} AS INT64) AS NUMERIC) * NUMERIC '0.000000001' AS NUMERIC),"
+                f" SAFE_CAST({v} AS NUMERIC)) ELSE SAFE_CAST({v} AS NUMERIC) END"
+            )
+        case "BOOL":
+            return f"{q} = 'true'"
+        case "JSON":
+            return f"PARSE_JSON({q}, wide_number_mode => 'round')"
+    raise ValueError(f"a {field.type} has no value of its own")
+
+
+def bounds(field: Field, q: str) -> list[tuple[Reason, str]]:
+    """What the contract asks of values that have the right form: a reason (without path) and when it holds."""
+    limits = bounds_of(field)
+    found: list[tuple[Reason, str]] = []
+    if limits.values is not None:
+        listed = ", ".join(literal(allowed) for allowed in sorted(limits.values))
+        found.append((why.not_in_values(field), f"{value(field, q)} NOT IN ({listed})"))
+    if limits.min is not None:
+        found.append((why.too_small(field), f"{value(field, q)} < {literal(limits.min)}"))
+    if limits.max is not None:
+        found.append((why.too_large(field), f"{value(field, q)} > {literal(limits.max)}"))
+    if field.pattern is not None:
+        found.append((why.pattern(field), f"NOT REGEXP_CONTAINS({text_of(q)}, {literal(re2_pattern(field.pattern))})"))
+    return found
