@@ -8,8 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from .errors import PlatformError
 
 STACK_FILE = "stack.json"
 """In the data folder: what the local stack remembers (ports, first hour), written by `dataplatform up`."""
@@ -174,6 +177,16 @@ class Described:
         return f"DATAPLATFORM_{self.name.upper()}"
 
 
+def settings_table() -> str:
+    """All settings as a Markdown table: variable, default, meaning."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = "" if default is PydanticUndefined or default in (None, "", {}) else f"`{_shown(name, default)}`"
+        rows.append(f"| `DATAPLATFORM_{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(rows)
+
+
 def _of_the_stack(data_dir: Path) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = json.loads((data_dir / STACK_FILE).read_text()).get("settings", {})
@@ -198,5 +211,16 @@ def _floor_hour(time: datetime) -> datetime:
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """Settings of this process, read once."""
-    return Settings()  # first_hour comes from the validator or the environment
+    """Settings of this process, read once. Raises PlatformError that names the variable to mend."""
+    try:
+        return Settings()  # first_hour comes from the validator or the environment
+    except ValidationError as error:
+        problems = [(_variable(problem["loc"]), problem["msg"]) for problem in error.errors()]
+    except SettingsError as error:  # a list or mapping that is not JSON
+        problems = [("the environment", str(error))]
+    lines = [f"{where}: {message.removeprefix('Value error, ')}" for where, message in problems]
+    raise PlatformError("\n".join(lines), fix="`dataplatform settings --markdown` lists what each setting means")
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    return "__".join(["DATAPLATFORM", *map(str, location)]).replace("__", "_", 1).upper() if location else "settings"

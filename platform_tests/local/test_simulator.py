@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections import Counter
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,11 @@ from dataplatform.local.simulator import Account, Dirt, Traffic
 
 HOUR = datetime.fromisoformat("2026-01-01T00:00:00Z")
 CONTRACTS = load_contracts(Path("schemas")).events
-JUDGE = Judge(CONTRACTS)
+
+
+@cache
+def judge() -> Judge:
+    return Judge(CONTRACTS)
 
 
 def batches(seed: str, hours: int = 3, events: int = 4000, dirt: Dirt | None = None):
@@ -49,7 +54,7 @@ def test_the_account_is_what_is_sent():
         texts = batch.body[1:-1].split(b",\n")
         assert len(texts) == batch.events
         for text in texts:
-            verdict = JUDGE.judge(text)
+            verdict = judge().judge(text)
             account = accounts.setdefault(verdict.event, Account())
             key = (verdict.event, verdict.event_id)
             if verdict.event_id is not None and key in seen:
@@ -89,8 +94,8 @@ def test_late_events_and_wrong_clocks_are_sent():
 @pytest.mark.parametrize("name", sorted(CONTRACTS))
 def test_samples_of_every_contract_are_judged_as_meant(name):
     source = random.Random(name)
-    assert len(valid_params(CONTRACTS[name], JUDGE, source, 5)) == 5
-    codes = {broken.code for broken in broken_events(CONTRACTS[name], JUDGE, source)}
+    assert len(valid_params(CONTRACTS[name], judge(), source, 5)) == 5
+    codes = {broken.code for broken in broken_events(CONTRACTS[name], judge(), source)}
     assert {"not_json", "duplicate_key", "too_deep", "wrong_type", "missing"} <= codes
 
 

@@ -11,7 +11,7 @@ from typing import IO
 import click
 
 from ..errors import PlatformError
-from ..settings import Settings, get_settings
+from ..settings import Settings, get_settings, settings_table
 from . import control
 from .services import BY_NAME
 from .stack import is_running
@@ -98,8 +98,12 @@ def logs(service: str | None, follow: bool, lines: int) -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def settings(as_json: bool) -> None:
+@click.option("--markdown", is_flag=True, help="Only names, defaults and meanings, as docs/operations.md has them.")
+def settings(as_json: bool, markdown: bool) -> None:
     """Every setting with its value (secrets masked), where the value comes from, and its meaning."""
+    if markdown:
+        click.echo(settings_table())
+        return
     described = get_settings().described()
     if as_json:
         entries = {

@@ -36,12 +36,14 @@ def up(
     *,
     given: Mapping[str, Any] | None = None,
     with_owner: bool = False,
+    wait: bool = True,
     say: Say = lambda line: None,  # noqa: ARG005
 ) -> Memory:
     """Have the services (default: all that this project needs) running and healthy; what runs already is left alone.
 
     `given` are settings that the stack remembers and every command then reads. With `with_owner` the stack ends when the
-    calling process does; it must then be called from a thread that lives as long. `say` is told of every service that came up.
+    calling process does; it must then be called from a thread that lives as long. Without `wait` the services are only asked
+    for. `say` is told of every service that came up.
     Raises PlatformError when a service does not come up: the others stay.
     """
     data_dir = settings.data_dir.resolve()
@@ -61,7 +63,7 @@ def up(
         else:
             write_wanted(data_dir, names)
             _start(settings, data_dir, given or {}, with_owner)
-    return _until_healthy(data_dir, names, say)
+    return _until_healthy(data_dir, names, say) if wait else read_memory(data_dir)
 
 
 def down(data_dir: Path, services: Iterable[str] = (), *, timeout_seconds: float = 60) -> list[str]:

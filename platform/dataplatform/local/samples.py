@@ -347,10 +347,10 @@ def _one_of(members: list[tuple[Any, Any]], random: Random) -> str:
 def _is_in(character: str, member: tuple[Any, Any]) -> bool:
     operator, argument = member
     if operator is constants.LITERAL:
-        return ord(character) == argument
+        return bool(ord(character) == argument)
     if operator is constants.RANGE:
         return bool(argument[0] <= ord(character) <= argument[1])
-    return operator is constants.CATEGORY and _CATEGORIES[argument](character)
+    return bool(operator is constants.CATEGORY and _CATEGORIES[argument](character))
 
 
 _CATEGORIES: dict[Any, Callable[[str], bool]] = {

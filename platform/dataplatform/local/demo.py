@@ -1,0 +1,396 @@
+"""`make demo`: the whole platform on simulated traffic, and the checks that it is right.
+
+The demo is a list of steps; a domain that wants to be shown adds one to `STEPS`. A step does its part on the running
+stack, prints what a person wants to see, and hands its checks to the `Demo`.
+"""
+
+import json
+import signal
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..contracts.load import Contracts, load_contracts
+from ..settings import Settings, get_settings
+from ..warehouse.client import Warehouse
+from . import control
+from .services import SERVICES
+from .simulator import Account, Batch, Traffic, send
+from .stack import is_running, read_memory
+
+HOUR = timedelta(hours=1)
+CATCH_UP_SERVICES = ("bigquery", "collector", "dagster")
+"""What runs while the demo materialises. The daemon comes after: its sensors would share out the same work."""
+
+
+@dataclass
+class SimulatedHour:
+    """What was sent to one hour: what the collector acknowledged, and the account of it by event.
+
+    `exact` is False when the sending was interrupted or a request had to be repeated: then the account is a lower bound.
+    """
+
+    acknowledged: int = 0
+    exact: bool = False
+    account: dict[str, Account] = field(default_factory=dict)
+
+
+@dataclass
+class Demo:
+    """What the steps share: the settings of the running stack, what was sent, the checks so far."""
+
+    settings: Settings
+    events: int
+    hours: int
+    seed: int
+    contracts: Contracts
+    checks: list[tuple[str, bool, str]] = field(default_factory=list)
+    sent: dict[datetime, SimulatedHour] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def say(self, line: str = "") -> None:
+        """A line of progress with the time since the start."""
+        click.echo(f"{time.monotonic() - self.started:6.1f} s  {line}" if line else "")
+
+    def check(self, name: str, holds: bool, detail: str = "") -> None:
+        """Keep and print one check."""
+        self.checks.append((name, holds, detail))
+        click.echo(f"    {'ok    ' if holds else 'FAILED'}  {name}{f': {detail}' if detail else ''}")
+
+    @property
+    def warehouse(self) -> Warehouse:
+        return Warehouse(self.settings, labels={"command": "demo"})
+
+    @property
+    def record(self) -> Path:
+        """Where what was sent is remembered, so that the demo can go on later."""
+        return self.settings.data_dir / "demo.json"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One part of the demo."""
+
+    name: str
+    run: Callable[[Demo], None]
+
+
+def run_demo(*, events: int, hours: int, seed: int, once: bool) -> bool:
+    """Run every step; then stay up until Ctrl-C, or (`once`) end everything. Tells whether every check holds."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    settings = get_settings()
+    contracts = load_contracts(settings.schemas_dir)
+    ours = not is_running(settings.data_dir.resolve())
+    demo = Demo(settings, events, hours, seed, contracts)
+    try:
+        for step in STEPS:
+            demo.say(step.name)
+            step.run(demo)
+        held = all(holds for _, holds, _ in demo.checks)
+        click.echo()
+        demo.say("every check holds" if held else "NOT every check holds")
+        if not once:
+            click.echo(
+                "          The stack stays up until Ctrl-C." if ours else "          The stack was up before and stays."
+            )
+            while ours and is_running(settings.data_dir.resolve()):
+                time.sleep(0.5)
+        return held
+    except KeyboardInterrupt:
+        return bool(demo.checks) and not once
+    finally:
+        if ours:
+            demo.say("stopping …")
+            control.down(settings.data_dir)
+
+
+def start(demo: Demo) -> None:
+    """The servers that take events in and store them; the settings are read again, for now they name the servers."""
+    first_hour = _this_hour() - demo.hours * HOUR
+    given: dict[str, Any] = {"accept_received_at": True}
+    if not read_memory(demo.settings.data_dir.resolve()).given:
+        given["first_hour"] = first_hour.isoformat()
+    _up(demo, [service for service in CATCH_UP_SERVICES if service != "dagster"], given)
+    get_settings.cache_clear()
+    demo.settings = get_settings()
+    control.up(demo.settings, CATCH_UP_SERVICES, wait=False)
+
+
+def simulate(demo: Demo) -> None:
+    """Send events to every past hour that has none of ours yet."""
+    demo.sent = _read_record(demo.record)
+    end = _this_hour()
+    wanted = [end - HOUR * back for back in range(demo.hours, 0, -1)]
+    hours = [hour for hour in wanted if hour >= demo.settings.first_hour and hour not in demo.sent]
+    if not hours:
+        demo.say(f"nothing to send: {sum(demo.sent[hour].acknowledged for hour in wanted):,} events are there already")
+        return
+    # A hour that was begun before and not finished gets other events beside those that are there.
+    traffic = Traffic(demo.contracts.events, f"{demo.seed}/{len(demo.sent)}")
+    by_hour: Counter[datetime] = Counter()
+    for hour in hours:
+        demo.sent[hour] = SimulatedHour()
+    _write_record(demo.record, demo.sent)
+    per_hour = -(-demo.events // demo.hours)
+    total = per_hour * len(hours)
+    progress = _Progress(demo)
+
+    def acknowledged(batch: Batch) -> None:
+        by_hour[batch.hour] += batch.events
+        progress.show(f"{by_hour.total():,} of {total:,} events acknowledged")
+
+    def batches() -> Iterator[Batch]:
+        for hour in hours:
+            yield from traffic.hour(hour, per_hour)
+
+    began = time.monotonic()
+    collector = read_memory(demo.settings.data_dir.resolve()).services["collector"].url
+    assert collector is not None
+    sent = send(collector, batches(), on_acknowledged=acknowledged)
+    seconds = time.monotonic() - began
+    for hour in hours:
+        account = dict(traffic.expected[hour])
+        demo.sent[hour] = SimulatedHour(sent.acknowledged[hour], sent.uncertain == 0, account)
+    _write_record(demo.record, demo.sent)
+    progress.end(
+        f"{sent.acknowledged.total():,} events of {len(demo.contracts.events)} types for {len(hours)} hours acknowledged in "
+        f"{seconds:.1f} s; {sent.refused:,} of them refused, and kept with their reasons"
+    )
+
+
+def show_dagster(demo: Demo) -> None:
+    """The web interface, so that one can watch."""
+    _up(demo, list(CATCH_UP_SERVICES), {})
+
+
+def materialise(demo: Demo) -> None:
+    """All that is due, through Dagster."""
+    from ..catch_up import catch_up
+
+    with _watching_runs(demo):
+        result = catch_up(_this_hour(), None, demo.say, settings=demo.settings)
+    demo.check("every run succeeded, nothing is left due", not result.left and all(run.ok for run in result.runs))
+    demo.check("every blocking check holds", not result.broken, "; ".join(result.broken[:5]))
+
+
+def start_the_rest(demo: Demo) -> None:
+    """All services, among them the daemon, which from now on does by itself what the demo did by hand."""
+    wanted = [service.name for service in SERVICES if service.wanted(demo.settings)]
+    _up(demo, wanted, {})
+    demo.check(f"all {len(wanted)} services run", all(_runs(demo, name) for name in wanted))
+
+
+def show_ledger(demo: Demo) -> None:
+    """The table of what became of everything received, and whether it is all of it."""
+    ledger = demo.warehouse.table_id("events", "ledger")
+    rows = demo.warehouse.query(
+        f"SELECT hour, event, received, accepted, rejected, duplicates FROM `{ledger}` ORDER BY hour, event"
+    ).rows
+    by_hour: dict[datetime, Account] = defaultdict(Account)
+    counted: dict[datetime, dict[str, Account]] = defaultdict(dict)
+    for row in rows:
+        counts = {name: row[name] for name in ("received", "accepted", "rejected", "duplicates")}
+        by_hour[row["hour"]].add(**counts)
+        counted[row["hour"]][row["event"]] = Account(**counts)
+    click.echo()
+    click.echo(f"    {'hour (UTC)':<18}{'received':>10}   {'accepted':>10}{'rejected':>10}{'duplicates':>12}")
+    total = Account()
+    for hour, account in by_hour.items():
+        _print_account(f"{hour:%Y-%m-%d %H:%M}", account)
+        total.add(**vars(account))
+    _print_account("total", total)
+    click.echo()
+
+    hours = [hour for hour in demo.sent if hour in by_hour]
+    acknowledged = sum(demo.sent[hour].acknowledged for hour in hours)
+    received = sum(by_hour[hour].received for hour in hours)
+    whole = all(demo.sent[hour].exact for hour in demo.sent)
+    demo.check(
+        "received is what the collector acknowledged",
+        len(hours) == len(demo.sent) and (received == acknowledged if whole else received >= acknowledged),
+        f"{received:,} received, {acknowledged:,} acknowledged",
+    )
+    unbalanced = [row for row in rows if row["received"] != row["accepted"] + row["rejected"] + row["duplicates"]]
+    demo.check("received = accepted + rejected + duplicates, for every hour and event", not unbalanced)
+    wrong = [
+        f"{event} in {hour:%H:%M}: {counted[hour].get(event)} instead of {account}"
+        for hour, simulated in demo.sent.items()
+        if simulated.exact
+        for event, account in simulated.account.items()
+        if counted[hour].get(event) != account
+    ]
+    demo.check("each count is the simulator's own account", not wrong, "; ".join(wrong[:3]))
+
+
+def check_tables(demo: Demo) -> None:
+    """Every event type has its table, which holds what the ledger says."""
+    warehouse = demo.warehouse
+    names = sorted(demo.contracts.events)
+    counts = " UNION ALL ".join(
+        f"SELECT '{name}' AS event, COUNT(*) AS n FROM `{warehouse.table_id('events', name)}`" for name in names
+    )
+    held = {row["event"]: row["n"] for row in warehouse.query(counts).rows}
+    ledger = warehouse.query(
+        f"SELECT event, SUM(accepted) AS n FROM `{warehouse.table_id('events', 'ledger')}` GROUP BY event"
+    ).rows
+    accepted = {row["event"]: row["n"] for row in ledger}
+    empty = [name for name in names if not held[name]]
+    demo.check(f"all {len(names)} event types have rows", not empty, ", ".join(empty[:5]))
+    wrong = [name for name in names if held[name] != accepted.get(name, 0)]
+    demo.check(
+        "every table holds what the ledger accepted", not wrong, ", ".join(wrong[:5]) or f"{sum(held.values()):,} rows"
+    )
+
+
+def check_assets(demo: Demo) -> None:
+    """Every asset of the graph was materialised, as the web interface tells."""
+    found = _ask_dagster(
+        demo,
+        "{ assetNodes { assetKey { path } isMaterializable assetMaterializations(limit: 1) { timestamp } } }",
+    )["assetNodes"]
+    assets = [node for node in found if node["isMaterializable"]]
+    missing = ["/".join(node["assetKey"]["path"]) for node in assets if not node["assetMaterializations"]]
+    demo.check(f"all {len(assets)} assets are materialised", bool(assets) and not missing, ", ".join(missing[:5]))
+
+
+def show_places(demo: Demo) -> None:
+    """Where to look now."""
+    memory = read_memory(demo.settings.data_dir.resolve())
+    click.echo()
+    for service in SERVICES:
+        status = memory.services.get(service.name)
+        if status is not None and status.url is not None:
+            click.echo(f"    {service.name:<15} {status.details.get('url', status.url):<32} {service.description}")
+
+
+STEPS: list[Step] = [
+    Step("starting what takes events in", start),
+    Step("simulating a marketplace", simulate),
+    Step("starting Dagster's web interface", show_dagster),
+    Step("materialising all that is due", materialise),
+    Step("starting the rest", start_the_rest),
+    Step("what became of everything", show_ledger),
+    Step("looking into the tables", check_tables),
+    Step("looking at the graph", check_assets),
+    Step("where to look now", show_places),
+]
+
+
+def _up(demo: Demo, services: list[str], given: dict[str, Any]) -> None:
+    known = read_memory(demo.settings.data_dir.resolve()).services
+    running = {name for name, status in known.items() if status.state == "running"} if _is_up(demo) else set()
+
+    def say(line: str) -> None:
+        if line.split(maxsplit=1)[0] not in running:
+            demo.say(f"  {line}")
+
+    control.up(demo.settings, services, given=given, with_owner=True, say=say)
+
+
+def _is_up(demo: Demo) -> bool:
+    return is_running(demo.settings.data_dir.resolve())
+
+
+def _runs(demo: Demo, name: str) -> bool:
+    status = read_memory(demo.settings.data_dir.resolve()).services.get(name)
+    return status is not None and status.state == "running"
+
+
+def _this_hour() -> datetime:
+    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def _print_account(label: str, account: Account) -> None:
+    click.echo(
+        f"    {label:<18}{account.received:>10,} = {account.accepted:>10,}{account.rejected:>10,}{account.duplicates:>12,}"
+    )
+
+
+def _read_record(path: Path) -> dict[datetime, SimulatedHour]:
+    with suppress(FileNotFoundError):
+        return {
+            datetime.fromisoformat(hour): SimulatedHour(
+                one["acknowledged"], one["exact"], {name: Account(*counts) for name, counts in one["account"].items()}
+            )
+            for hour, one in json.loads(path.read_text()).items()
+        }
+    return {}
+
+
+def _write_record(path: Path, sent: dict[datetime, SimulatedHour]) -> None:
+    told = {
+        hour.isoformat(): {
+            "acknowledged": one.acknowledged,
+            "exact": one.exact,
+            "account": {name: list(vars(account).values()) for name, account in one.account.items()},
+        }
+        for hour, one in sent.items()
+    }
+    path.write_text(json.dumps(told))
+
+
+def _ask_dagster(demo: Demo, query: str) -> dict[str, Any]:
+    url = read_memory(demo.settings.data_dir.resolve()).services["dagster"].url
+    request = urllib.request.Request(  # noqa: S310  # our own http:// URL
+        f"{url}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+        answer: dict[str, Any] = json.load(response)
+    return dict(answer["data"])
+
+
+@contextmanager
+def _watching_runs(demo: Demo) -> Iterator[None]:
+    """Tell every few seconds how many assets the run under way has materialised."""
+    done = threading.Event()
+    query = "{ runsOrError(limit: 1) { ... on Runs { results { status startTime assets { id } } } } }"
+
+    def watch() -> None:
+        progress = _Progress(demo)
+        while not done.wait(3):
+            with suppress(OSError, KeyError, ValueError):
+                runs = _ask_dagster(demo, query)["runsOrError"]["results"]
+                if runs and runs[0]["status"] == "STARTED":
+                    progress.show(f"  {len(runs[0]['assets'])} assets materialised by the run so far")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=10)
+
+
+class _Progress:
+    """A line that says how far something is: rewritten on a terminal, now and then a new one elsewhere."""
+
+    def __init__(self, demo: Demo) -> None:
+        self.demo = demo
+        self.terminal = sys.stdout.isatty()
+        self.shown = time.monotonic()
+
+    def show(self, line: str) -> None:
+        now = time.monotonic()
+        if now - self.shown < (0.2 if self.terminal else 5.0):
+            return
+        self.shown = now
+        if self.terminal:
+            click.echo(f"\r{now - self.demo.started:6.1f} s    {line}\033[K", nl=False)
+        else:
+            self.demo.say(f"  {line}")
+
+    def end(self, line: str) -> None:
+        if self.terminal:
+            click.echo("\r\033[K", nl=False)
+        self.demo.say(f"  {line}")
