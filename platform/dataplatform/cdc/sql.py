@@ -155,7 +155,7 @@ def unmapped_sql(root: Node, source: str) -> str:
     if not parts:
         return "CAST(NULL AS JSON)"
     items = ",\n      ".join(
-        f"IF({test}, [CONCAT({_text(json.dumps(pointer(path), ensure_ascii=False) + ':')}, {value})], [])"
+        f"IF({test}, [CONCAT({text(json.dumps(pointer(path), ensure_ascii=False) + ':')}, {value})], [])"
         for test, path, value in parts
     )
     array = f"ARRAY_CONCAT(\n      {items})" if len(parts) > 1 else items
@@ -191,13 +191,15 @@ def _failures(node: Node, source: str, path: tuple[str, ...], depth: int) -> Ite
         yield f"COALESCE({query}, 'null') != 'null' AND {_scalar(node, source, path)} IS NULL", path
 
 
-def _own_failure(node: Node, text: str) -> str | None:
+def _own_failure(node: Node, source: str) -> str | None:
     """Whether the object has keys that are no columns: it then stays as a whole."""
     if node.closed:
-        return is_object(text)
+        return is_object(source)
     if not node.hidden:
         return None
-    return " OR ".join(f"STRPOS({text}, {_text(json.dumps(key, ensure_ascii=False) + ':')}) > 0" for key in node.hidden)
+    return " OR ".join(
+        f"STRPOS({source}, {text(json.dumps(key, ensure_ascii=False) + ':')}) > 0" for key in node.hidden
+    )
 
 
 # Statements.
@@ -218,9 +220,9 @@ CREATE OR REPLACE TABLE `{tables.newest}`
 OPTIONS (expiration_timestamp = TIMESTAMP_ADD(CURRENT_TIMESTAMP(), INTERVAL 1 DAY)) AS
 SELECT
   _id,
-  IF(position < {_text(barrier)} OR operation = 'delete', NULL, document) AS document,
-  position < {_text(barrier)} OR operation = 'delete' AS deleted,
-  GREATEST(position, {_text(barrier)}) AS position,
+  IF(position < {text(barrier)} OR operation = 'delete', NULL, document) AS document,
+  position < {text(barrier)} OR operation = 'delete' AS deleted,
+  GREATEST(position, {text(barrier)}) AS position,
   changed_at,
   captured_at,
   bucket
@@ -233,7 +235,7 @@ SELECT bucket, COUNT(*) AS documents, COUNTIF(deleted) AS deletions FROM `{table
 
 def barriers_sql(tables: Tables) -> str:
     """Drops and renames among what was staged."""
-    names = ", ".join(_text(name) for name in BARRIER_OPERATIONS)
+    names = ", ".join(text(name) for name in BARRIER_OPERATIONS)
     return f"""\
 SELECT operation, position, changed_at, detail
 FROM `{tables.staging}`
@@ -261,7 +263,7 @@ def history_sql(tables: Tables, start: str, end: str, snapshot_hours: Mapping[st
     names = [column["name"] for column in HISTORY_COLUMNS]
     hour = "TIMESTAMP_TRUNC(TIMESTAMP_SECONDS(CAST(SUBSTR(position, 1, 10) AS INT64)), HOUR)"
     if snapshot_hours:
-        cases = " ".join(f"WHEN {_text(at)} THEN TIMESTAMP {_text(h)}" for at, h in sorted(snapshot_hours.items()))
+        cases = " ".join(f"WHEN {text(at)} THEN TIMESTAMP {text(h)}" for at, h in sorted(snapshot_hours.items()))
         hour = f"IF(operation = 'snapshot', CASE position {cases} END, {hour})"
     fields = ", ".join(f"`{name}`" for name in names[1:])
     all_fields = ", ".join(f"`{name}`" for name in names)
@@ -274,7 +276,7 @@ USING (
   QUALIFY ROW_NUMBER() OVER (PARTITION BY position, _id, operation ORDER BY captured_at DESC) = 1
 ) AS s
 ON FALSE
-WHEN NOT MATCHED BY SOURCE AND t.hour >= TIMESTAMP {_text(start)} AND t.hour < TIMESTAMP {_text(end)} THEN DELETE
+WHEN NOT MATCHED BY SOURCE AND t.hour >= TIMESTAMP {text(start)} AND t.hour < TIMESTAMP {text(end)} THEN DELETE
 WHEN NOT MATCHED THEN INSERT ({all_fields}) VALUES ({", ".join(f"s.`{name}`" for name in names)})
 """
 
@@ -321,10 +323,10 @@ def raw_sql(tables: Tables, buckets: Sequence[str], barrier: str, *, sweep: bool
     swept = ""
     if sweep:
         swept = (
-            f"WHEN NOT MATCHED BY SOURCE AND t.position < {_text(barrier)} AND NOT t.deleted THEN\n"
-            f"  UPDATE SET document = NULL, deleted = TRUE, position = {_text(barrier)}\n"
+            f"WHEN NOT MATCHED BY SOURCE AND t.position < {text(barrier)} AND NOT t.deleted THEN\n"
+            f"  UPDATE SET document = CAST(NULL AS STRING), deleted = TRUE, position = {text(barrier)}\n"
         )
-    on = "t._id = s._id AND t.bucket = s.bucket" + ("" if sweep else f"\n  AND t.bucket IN ({_dates(buckets)})")
+    on = "t._id = s._id AND t.bucket = s.bucket" + ("" if sweep else f"\n  AND t.bucket IN ({dates(buckets)})")
     return f"""\
 MERGE `{tables.raw}` AS t
 USING `{tables.newest}` AS s
@@ -346,8 +348,8 @@ def typed_sql(
     select = "".join(f",\n    {expression} AS `{column}`" for column, expression in fields)
     names = ["_position", "_changed_at", "_captured_at", "_deleted", "_unmapped", *(column for column, _ in fields)]
     insert = ["_id", "_bucket", *names]
-    here = f"\n  AND t._bucket IN ({_dates(buckets)})"
-    there = f"\n    AND r.bucket IN ({_dates(buckets)})"
+    here = f"\n  AND t._bucket IN ({dates(buckets)})"
+    there = f"\n    AND r.bucket IN ({dates(buckets)})"
     assign = ", ".join(f"`{name}` = s.`{name}`" for name in names)
     if keep_deleted:
         gone = "WHEN MATCHED AND s._deleted THEN UPDATE SET _deleted = TRUE, _position = s._position, _changed_at = s._changed_at"
@@ -356,9 +358,9 @@ def typed_sql(
     swept = ""
     if sweep:
         here = ""
-        action = f"UPDATE SET _deleted = TRUE, _position = {_text(barrier)}" if keep_deleted else "DELETE"
+        action = f"UPDATE SET _deleted = TRUE, _position = {text(barrier)}" if keep_deleted else "DELETE"
         live = " AND NOT t._deleted" if keep_deleted else ""
-        swept = f"WHEN NOT MATCHED BY SOURCE AND t._position < {_text(barrier)}{live} THEN {action}\n"
+        swept = f"WHEN NOT MATCHED BY SOURCE AND t._position < {text(barrier)}{live} THEN {action}\n"
     kept = "" if keep_deleted else " AND NOT s._deleted"
     return f"""\
 MERGE `{tables.typed}` AS t
@@ -430,14 +432,14 @@ def _elements(source: str, path: Sequence[str]) -> str:
 
 
 def _path(path: Sequence[str]) -> str:
-    return _text("$" + "".join(f'."{key}"' for key in path))
+    return text("$" + "".join(f'."{key}"' for key in path))
 
 
-def _text(value: str) -> str:
+def text(value: str) -> str:
     """A GoogleSQL string literal."""
     escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
     return f"'{escaped}'"
 
 
-def _dates(buckets: Sequence[str]) -> str:
+def dates(buckets: Sequence[str]) -> str:
     return ", ".join(f"DATE '{bucket}'" for bucket in buckets) if buckets else "DATE '0001-01-01'"

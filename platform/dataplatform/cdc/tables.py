@@ -1,0 +1,143 @@
+"""The tables of captured collections, and the small ones beside them that say how they came to be."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..contracts.collections import CollectionContract
+from ..warehouse.client import Warehouse
+from ..warehouse.tables import TableSpec
+from .changes import CHANGES_SCHEMA
+from .names import table_name
+from .schema import Node, columns
+from .sql import HISTORY_COLUMNS, OWN_COLUMNS, RAW_SCHEMA, Tables
+
+RAW = "mongo_raw"
+TYPED = "mongo"
+
+_MAX_HOURLY_DAYS = 400
+"""BigQuery keeps at most 10,000 partitions a table: a longer history is partitioned by day."""
+
+SCHEMA_CHANGES: tuple[dict[str, str], ...] = (
+    {"name": "at", "type": "TIMESTAMP", "description": "When the step was made."},
+    {"name": "collection", "type": "STRING", "description": "<database>.<collection>"},
+    {"name": "hour", "type": "TIMESTAMP", "description": "First hour of the changes that made the step necessary."},
+    {"name": "path", "type": "STRING", "description": "JSON pointer of the field."},
+    {"name": "step", "type": "STRING", "description": "added, widened, rewritten; conflict, too_many_keys, refused."},
+    {"name": "before", "type": "STRING", "description": "Type before; of a conflict: the column's type."},
+    {
+        "name": "after",
+        "type": "STRING",
+        "description": "Type after; of a conflict: the kind of value that does not fit.",
+    },
+    {"name": "values", "type": "INT64", "description": "How many values were seen."},
+)
+SCHEMAS: tuple[dict[str, str], ...] = (
+    {"name": "collection", "type": "STRING", "description": "<database>.<collection>"},
+    {"name": "version", "type": "INT64", "description": "Counts up; the greatest one is in force."},
+    {"name": "at", "type": "TIMESTAMP", "description": "When it was made."},
+    {"name": "schema", "type": "STRING", "description": "The fields and their columns, as JSON."},
+    {"name": "rewrite", "type": "BOOL", "description": "The typed table has to be built anew for it."},
+)
+BARRIERS: tuple[dict[str, str], ...] = (
+    {"name": "collection", "type": "STRING", "description": "<database>.<collection>"},
+    {"name": "position", "type": "STRING", "description": "Everything older is deleted."},
+    {"name": "operation", "type": "STRING", "description": "drop, rename, dropDatabase, snapshot."},
+    {"name": "changed_at", "type": "TIMESTAMP", "description": "When it happened at the source."},
+    {"name": "detail", "type": "STRING", "description": "Of a rename: the new name; of a snapshot: why it was taken."},
+)
+HOURS: tuple[dict[str, str], ...] = (
+    {"name": "hour", "type": "TIMESTAMP", "description": "Hour of the source's clock (UTC)."},
+    {"name": "collection", "type": "STRING", "description": "<database>.<collection>"},
+    {"name": "digest", "type": "STRING", "description": "What the hour consisted of when it was applied."},
+    {"name": "changes", "type": "INT64", "description": "Records of the hour (snapshots' too), each once."},
+    {"name": "applied_at", "type": "TIMESTAMP", "description": "When it was applied."},
+)
+
+
+def tables_of(warehouse: Warehouse, contract: CollectionContract) -> Tables:
+    """Full names of a collection's tables."""
+    name = table_name(contract.database, contract.collection)
+    return Tables(
+        raw=warehouse.table_id(RAW, name),
+        history=warehouse.table_id(RAW, f"{name}__changes"),
+        typed=warehouse.table_id(TYPED, name),
+        staging=warehouse.table_id(RAW, f"{name}__staging"),
+        newest=warehouse.table_id(RAW, f"{name}__newest"),
+    )
+
+
+def shared_specs() -> list[TableSpec]:
+    """The tables that all collections share."""
+    return [
+        TableSpec(
+            RAW,
+            "schema_changes",
+            SCHEMA_CHANGES,
+            description="Every step of a typed table's evolution, every conflict.",
+        ),
+        TableSpec(RAW, "schemas", SCHEMAS, description="Every version of every typed table's schema."),
+        TableSpec(RAW, "barriers", BARRIERS, description="Drops, renames and repeated snapshots."),
+        TableSpec(RAW, "hours", HOURS, "hour", "DAY", description="Which hours were applied, and from what."),
+    ]
+
+
+def collection_specs(contract: CollectionContract) -> list[TableSpec]:
+    """The tables of one collection, but the typed one, whose columns come with its documents."""
+    name = table_name(contract.database, contract.collection)
+    labels = {"collection": name[:63].lower(), "owner": contract.owner}
+    original = f"MongoDB collection {contract.namespace} of connection {contract.connection}."
+    return [
+        TableSpec(
+            RAW,
+            name,
+            RAW_SCHEMA,
+            "bucket",
+            "MONTH",
+            ("_id",),
+            f"Latest state of every document, deleted ones too. {original}",
+            labels,
+        ),
+        TableSpec(
+            RAW,
+            f"{name}__changes",
+            HISTORY_COLUMNS,
+            "hour",
+            "DAY" if contract.history_days > _MAX_HOURLY_DAYS else "HOUR",
+            ("_id",),
+            f"Every change, kept {contract.history_days} days. {original}",
+            labels,
+        ),
+    ]
+
+
+def typed_spec(contract: CollectionContract, root: Node) -> TableSpec:
+    """The typed table."""
+    return TableSpec(
+        TYPED,
+        table_name(contract.database, contract.collection),
+        typed_columns(contract, root),
+        "_bucket",
+        "MONTH",
+        ("_id",),
+        f"{contract.description} MongoDB collection {contract.namespace}.",
+        {"owner": contract.owner},
+    )
+
+
+def typed_columns(contract: CollectionContract, root: Node) -> list[dict[str, Any]]:
+    """Columns of the typed table, with the contract's texts."""
+    described = {one.keys: one.description for one in contract.fields if one.description}
+
+    def with_texts(nodes: Sequence[Node], made: list[dict[str, Any]], path: tuple[str, ...]) -> list[dict[str, Any]]:
+        for node, column in zip(nodes, made, strict=True):
+            here = (*path, node.key)
+            if here in described and not column["description"]:
+                column["description"] = described[here]
+            if node.type == "STRUCT":
+                with_texts(node.fields, column["fields"], here)
+        return made
+
+    return [*(dict(column) for column in OWN_COLUMNS), *with_texts(root.fields, columns(root), ())]
+
+
+STAGING_SCHEMA = CHANGES_SCHEMA
