@@ -58,6 +58,41 @@ def evaluate(  # noqa: PLR0917  # click passes by name
     click.echo(f"{count} decisions by {typed.policy.name} ({engine}) in {output}")
 
 
+@fraud.command()
+@click.option("--definitions", type=FILE, required=True, help="The entity's features, a YAML file; it may stand alone.")
+@click.option("--data", "data_file", type=FILE, required=True, help='Lines of {"event", "event_time", "known_at", …}.')
+@click.option("--at", "at_file", type=FILE, required=True, help='Lines of {<the entity\'s key>: …, "time": …}.')
+@click.option(
+    "--engine",
+    type=click.Choice(["sql", "online"]),
+    default="online",
+    show_default=True,
+    help="The state that serves decisions, or BigQuery (the configured or the embedded server).",
+)
+@click.option("--output", type=FILE, required=True, help="The lines of --at, each with its features.")
+def features(definitions: Path, data_file: Path, at_file: Path, engine: str, output: Path) -> None:
+    """All features of an entity at given moments, as they were known then."""
+    from .features import load_entity
+    from .moments import answer_line, read_events, read_moments
+
+    entity = load_entity(definitions)
+    events = read_events(data_file, entity)
+    moments = read_moments(at_file, entity)
+    if engine == "sql":
+        from .engine import sql_engine
+        from .staging import features_by_sql
+
+        with sql_engine() as warehouse:
+            values = features_by_sql(warehouse, entity, events, moments)
+    else:
+        from .online import features_in_order
+
+        values = features_in_order(entity, events, moments)
+    lines = (answer_line(moment, entity, each) for moment, each in zip(moments, values, strict=True))
+    count = write_lines(output, lines)
+    click.echo(f"{len(entity.features)} features at {count} moments ({engine}) in {output}")
+
+
 def assignments(changes: tuple[str, ...]) -> dict[str, object]:
     """`name=value` texts as a mapping; ContractError for one that is none, or given twice."""
     values: dict[str, object] = {}
@@ -117,10 +152,11 @@ def _by_sql(
     lists: Mapping[str, frozenset[Scalar]],
     lines: Iterator[FactLine],
 ) -> Iterator[bytes]:
-    from .engine import sql_engine
+    from .engine import runner, sql_engine
     from .policy_sql import decide_by_sql
 
-    with sql_engine() as run:
+    with sql_engine() as warehouse:
+        run = runner(warehouse)
         while batch := list(islice(lines, SQL_BATCH)):
             decided = decide_by_sql(run, typed, parameters, lists, [line.facts for line in batch])
             for line, each in zip(batch, decided, strict=True):

@@ -22,11 +22,11 @@ def runner(warehouse: Warehouse) -> RunQuery:
 
 
 @contextmanager
-def sql_engine(settings: Settings | None = None) -> Iterator[RunQuery]:
-    """Runs statements: on BigQuery or the running stack's server, else on a server of its own in a temporary folder."""
+def sql_engine(settings: Settings | None = None) -> Iterator[Warehouse]:
+    """The warehouse to run statements on: BigQuery or the running stack's server, else on a server of its own in a temporary folder."""
     settings = settings or get_settings()
     if settings.env == "gcp" or settings.bigquery_endpoint is not None:
-        yield runner(Warehouse(settings))
+        yield Warehouse(settings)
         return
     from ..local.servers import Server, bigquery_command, free_ports
 
@@ -41,6 +41,6 @@ def sql_engine(settings: Settings | None = None) -> Iterator[RunQuery]:
         )
         server.start()
         try:
-            yield runner(Warehouse(settings.model_copy(update={"bigquery_endpoint": endpoint})))
+            yield Warehouse(settings.model_copy(update={"bigquery_endpoint": endpoint}))
         finally:
             server.stop()

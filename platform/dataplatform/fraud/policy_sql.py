@@ -130,6 +130,13 @@ def policy_statement(
     )
 
 
+def filter_sql(typed: TypedPolicy, columns: Mapping[str, FactColumn]) -> str:
+    """The first rule's expression as one SQL condition, NULL where it cannot be decided."""
+    writer = _Writer(typed, {}, {}, columns, None)
+    when = typed.policy.resolved(typed.policy.rules[0].when)
+    return _logic(when, {leaf: f"({writer.leaf(leaf)})" for leaf in leaves(when)})
+
+
 type RunQuery = Callable[[str, Mapping[str, Sequence[str]]], Iterable[Mapping[str, Any]]]
 """Runs a statement with array-of-STRING parameters and gives its rows."""
 

@@ -1,0 +1,450 @@
+"""Features as they are now: a state that takes events one by one as they become known, and answers at once.
+
+What is kept: per stream and entity the events of the longest window, and of time_since_first over all of history the first
+time. All of it is in SQLite; memory holds the entities that were used last. An event id that was seen is not counted
+again, whatever the order of arrival, so a replay after a crash changes nothing.
+"""
+
+import sqlite3
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .compiled import compile_policy
+from .features import UNITS, EntityFeatures, Feature
+from .moments import Event, Moment
+from .tree import Fact, Scalar
+
+MAX_ENTITIES = 50_000
+"""Entities of a stream that memory holds; the others are read again from the disk when they are asked for."""
+FORGET_EVERY = 50_000
+"""Events between two clean-ups of what no window can see any more."""
+_SLACK = 1
+_NINE = 1_000_000_000
+_FLOAT_PLACES = 9
+
+
+@dataclass(slots=True)
+class _Series:
+    """The events of one entity that one filter lets pass and that have a value, in order of (happened, known, id)."""
+
+    order: list[tuple[int, int, str]] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+    sums: list[int] = field(default_factory=lambda: [0])
+
+    def add(self, place: tuple[int, int, str], value: Any, exact: int | None) -> None:
+        if not self.order or place > self.order[-1]:
+            self.order.append(place)
+            self.values.append(value)
+            if exact is not None:
+                self.sums.append(self.sums[-1] + exact)
+            return
+        at = bisect_left(self.order, place)
+        self.order.insert(at, place)
+        self.values.insert(at, value)
+        if exact is not None:
+            self.sums.insert(at + 1, self.sums[at] + exact)
+            for later in range(at + 2, len(self.sums)):
+                self.sums[later] += exact
+
+    def forget(self, before: int) -> None:
+        """Drop the events that happened before a moment."""
+        at = bisect_left(self.order, (before,))
+        if at > 64 and at > len(self.order) // 2:
+            del self.order[:at], self.values[:at], self.sums[:at]
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """What one series holds: a filter and a column ("" for whole events). `exact` makes the number that is summed."""
+
+    of: str
+    matches: Callable[[Mapping[str, Fact]], bool] | None
+    exact: Callable[[Any], int] | None
+
+
+@dataclass(slots=True)
+class _Stream:
+    number: int
+    by: str
+    columns: tuple[str, ...]
+    features: tuple[tuple[Feature, int], ...]
+    """Each with the place of its series."""
+    measures: tuple[_Measure, ...]
+    firsts: tuple[tuple[Feature, int], ...]
+    """Features over all of history with the place of their measure."""
+    window: int
+    cache: OrderedDict[str, list[_Series]] = field(default_factory=OrderedDict)
+    first_cache: OrderedDict[str, list[int | None]] = field(default_factory=OrderedDict)
+
+
+class OnlineFeatures:
+    """The state of one entity's features, in one SQLite file (`:memory:` without a path).
+
+    One process writes; others may read the same file. `apply` wants events in the order in which they become known, for
+    an event counts from the moment it is applied.
+    """
+
+    def __init__(self, entity: EntityFeatures, path: Path | None = None, *, max_entities: int = MAX_ENTITIES) -> None:
+        self.entity = entity
+        self.max_entities = max_entities
+        self._database = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        self._streams, self._by_event = _streams(entity)
+        self._prepare()
+        self._known = self._load_watermark()
+        self._since_clean_up = 0
+        self._version = self._data_version()
+
+    def close(self) -> None:
+        """Close the file; everything applied is in it."""
+        self._database.close()
+
+    def apply(self, events: Iterable[Event]) -> int:
+        """Take events in, all of them or (when the process dies) none; gives how many had not been seen before."""
+        database = self._database
+        applied = 0
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            self._refresh()
+            for event in events:
+                applied += self._apply(event)
+            database.execute("UPDATE watermark SET known = max(known, ?)", (self._known,))
+            if self._since_clean_up >= FORGET_EVERY:
+                self._forget()
+            database.execute("COMMIT")
+        except BaseException:
+            database.execute("ROLLBACK")
+            self._clear()
+            raise
+        return applied
+
+    def features(self, key: str | None, moment: int) -> dict[str, Fact]:
+        """All features of an entity at a moment (microseconds since 1970); a missing key makes them unknown.
+
+        The moment must not be before what was already forgotten: at the latest event known, or later.
+        """
+        found: dict[str, Fact] = {}
+        if key is None:
+            return {feature.name: None for feature in self.entity.features}
+        self._refresh()
+        for stream in self._streams:
+            self._answer(stream, key, moment, found)
+        for feature in self.entity.features:
+            if feature.aggregation == "ratio":
+                found[feature.name] = _ratio(feature, found)
+        return found
+
+    def _apply(self, event: Event) -> int:
+        streams = self._by_event.get(event.event)
+        if not streams:
+            return 0
+        database = self._database
+        fresh = database.execute(
+            "INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (event.event, event.event_id, event.known)
+        ).rowcount
+        self._known = max(self._known, event.known)
+        self._since_clean_up += 1
+        if not fresh:
+            return 0
+        place = (event.happened, event.known, event.event_id)
+        for stream in streams:
+            key = event.keys.get(stream.by)
+            if key is None:
+                continue
+            row = [event.values.get(column) for column in stream.columns]
+            if event.happened >= self._known - stream.window:
+                database.execute(
+                    "INSERT OR IGNORE INTO kept VALUES (?, ?, ?, ?, ?, ?)",
+                    (stream.number, key, *place, _encode(row)),
+                )
+                series = stream.cache.get(key)
+                if series is not None:
+                    _add(stream, series, place, event.values)
+            if stream.firsts:
+                self._apply_first(stream, key, event)
+        return 1
+
+    def _apply_first(self, stream: _Stream, key: str, event: Event) -> None:
+        times = self._firsts(stream, key)
+        for position, (_, measure) in enumerate(stream.firsts):
+            matches = stream.measures[measure].matches
+            if matches is not None and not matches(event.values):
+                continue
+            known = times[position]
+            if known is None or event.happened < known:
+                times[position] = event.happened
+                self._database.execute(
+                    "INSERT INTO firsts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET happened = excluded.happened",
+                    (stream.number, position, key, event.happened),
+                )
+
+    def _answer(self, stream: _Stream, key: str, moment: int, found: dict[str, Fact]) -> None:
+        if stream.features:
+            series = self._series(stream, key)
+            for feature, position in stream.features:
+                found[feature.name] = _aggregate(feature, series[position], moment, self.entity)
+        if stream.firsts:
+            times = self._firsts(stream, key)
+            for position, (feature, _) in enumerate(stream.firsts):
+                first = times[position]
+                visible = first is not None and first < moment
+                found[feature.name] = (
+                    _elapsed(feature, moment - first) if visible and first is not None else feature.no_data
+                )
+
+    def _series(self, stream: _Stream, key: str) -> list[_Series]:
+        series = stream.cache.get(key)
+        if series is not None:
+            stream.cache.move_to_end(key)
+            return series
+        series = [_Series() for _ in stream.measures]
+        rows = self._database.execute(
+            "SELECT happened, known, event_id, row FROM kept WHERE stream = ? AND key = ? AND happened >= ?"
+            " ORDER BY happened, known, event_id",
+            (stream.number, key, self._known - stream.window - _SLACK),
+        )
+        for happened, known, identity, row in rows:
+            values = dict(zip(stream.columns, _decode(row), strict=True))
+            _add(stream, series, (happened, known, identity), values)
+        stream.cache[key] = series
+        if len(stream.cache) > self.max_entities:
+            stream.cache.popitem(last=False)
+        return series
+
+    def _firsts(self, stream: _Stream, key: str) -> list[int | None]:
+        times = stream.first_cache.get(key)
+        if times is not None:
+            stream.first_cache.move_to_end(key)
+            return times
+        times = [None] * len(stream.firsts)
+        for position, happened in self._database.execute(
+            "SELECT position, happened FROM firsts WHERE stream = ? AND key = ?", (stream.number, key)
+        ):
+            times[position] = happened
+        stream.first_cache[key] = times
+        if len(stream.first_cache) > self.max_entities:
+            stream.first_cache.popitem(last=False)
+        return times
+
+    def _forget(self) -> None:
+        """Drop what no window can see any more, on the disk and in memory."""
+        self._since_clean_up = 0
+        longest = 0
+        for stream in self._streams:
+            before = self._known - stream.window - _SLACK
+            longest = max(longest, stream.window)
+            self._database.execute("DELETE FROM kept WHERE stream = ? AND happened < ?", (stream.number, before))
+            for series in stream.cache.values():
+                for each in series:
+                    each.forget(before)
+        self._database.execute("DELETE FROM seen WHERE known < ?", (self._known - longest - _SLACK,))
+
+    def _refresh(self) -> None:
+        """Forget what memory holds when another process has written to the file."""
+        version = self._data_version()
+        if version != self._version:
+            self._version = version
+            self._clear()
+
+    def _clear(self) -> None:
+        for stream in self._streams:
+            stream.cache.clear()
+            stream.first_cache.clear()
+        self._known = self._load_watermark()
+
+    def _data_version(self) -> int:
+        version: int = self._database.execute("PRAGMA data_version").fetchone()[0]
+        return version
+
+    def _load_watermark(self) -> int:
+        known: int = self._database.execute("SELECT known FROM watermark").fetchone()[0]
+        return known
+
+    def _prepare(self) -> None:
+        """Make the tables. State of another definition is thrown away: it is built again from history."""
+        definition = repr([(s.number, s.by, s.columns, s.window, s.features, s.firsts) for s in self._streams])
+        database = self._database
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("CREATE TABLE IF NOT EXISTS definition (text TEXT)")
+        held = database.execute("SELECT text FROM definition").fetchone()
+        if held is not None and held[0] != definition:
+            for table in ("seen", "kept", "firsts", "watermark"):
+                database.execute(f"DROP TABLE IF EXISTS {table}")
+            database.execute("DELETE FROM definition")
+            held = None
+        if held is None:
+            database.execute("INSERT INTO definition VALUES (?)", (definition,))
+            database.execute(
+                "CREATE TABLE seen (event TEXT, event_id TEXT, known INTEGER, PRIMARY KEY (event, event_id)) WITHOUT ROWID"
+            )
+            database.execute(
+                "CREATE TABLE kept (stream INTEGER, key TEXT, happened INTEGER, known INTEGER, event_id TEXT, row BLOB,"
+                " PRIMARY KEY (stream, key, happened, known, event_id)) WITHOUT ROWID"
+            )
+            database.execute(
+                "CREATE TABLE firsts (stream INTEGER, position INTEGER, key TEXT, happened INTEGER,"
+                " PRIMARY KEY (stream, key, position)) WITHOUT ROWID"
+            )
+            database.execute("CREATE TABLE watermark (known INTEGER)")
+            database.execute("INSERT INTO watermark VALUES (?)", (-(2**62),))
+        database.execute("COMMIT")
+
+
+def features_in_order(
+    entity: EntityFeatures, events: Sequence[Event], moments: Sequence[Moment], state: OnlineFeatures | None = None
+) -> list[dict[str, Fact]]:
+    """Features at many moments, in their order, by a state that sees events and moments as time passes.
+
+    `events` are in the order in which they became known. An event that becomes known at the moment itself is seen.
+    """
+    state = state or OnlineFeatures(entity)
+    found: list[dict[str, Fact]] = [{} for _ in moments]
+    place = 0
+    for index in sorted(range(len(moments)), key=lambda each: moments[each].time):
+        moment = moments[index]
+        until = place
+        while until < len(events) and events[until].known <= moment.time:
+            until += 1
+        if until > place:
+            state.apply(events[place:until])
+            place = until
+        found[index] = state.features(moment.key, moment.time)
+    return found
+
+
+def _streams(entity: EntityFeatures) -> tuple[list[_Stream], dict[str, list[_Stream]]]:
+    streams = []
+    by_event: dict[str, list[_Stream]] = {}
+    for number, ((event, by), features) in enumerate(entity.streams.items()):
+        measures: list[_Measure] = []
+        places: dict[tuple[str, object], int] = {}
+        windowed: list[tuple[Feature, int]] = []
+        firsts: list[tuple[Feature, int]] = []
+        columns: dict[str, None] = {}
+        for feature in features:
+            identity = (feature.of, feature.where)
+            if identity not in places:
+                places[identity] = len(measures)
+                measures.append(_measure(entity, feature, features))
+            (firsts if feature.window is None else windowed).append((feature, places[identity]))
+            for name in [feature.of, *_filter_columns(entity, feature)]:
+                if name:
+                    columns[name] = None
+        longest = max((feature.window or 0 for feature, _ in windowed), default=0)
+        stream = _Stream(number, by, tuple(columns), tuple(windowed), tuple(measures), tuple(firsts), longest)
+        streams.append(stream)
+        by_event.setdefault(event, []).append(stream)
+    return streams, by_event
+
+
+def _filter_columns(entity: EntityFeatures, feature: Feature) -> tuple[str, ...]:
+    typed = entity.filter_of(feature)
+    return typed.policy.facts() if typed is not None else ()
+
+
+def _measure(entity: EntityFeatures, feature: Feature, features: tuple[Feature, ...]) -> _Measure:
+    typed = entity.filter_of(feature)
+    matches = None
+    if typed is not None:
+        decide = compile_policy(typed, {}, {})
+
+        def matches(values: Mapping[str, Fact]) -> bool:
+            return bool(decide(values)[2])
+
+    summed = any(
+        each.aggregation in ("sum", "mean") and (each.of, each.where) == (feature.of, feature.where)
+        for each in features
+    )
+    held = entity.columns[feature.event].get(feature.of, "")
+    exact: Callable[[Any], int] | None = None
+    if summed:
+        exact = int if held == "INT64" else _scaled
+    return _Measure(feature.of, matches, exact)
+
+
+def _scaled(value: Any) -> int:
+    """A number in billionths, so that sums are exact and do not depend on the order."""
+    if isinstance(value, float):
+        return round(value * _NINE)
+    return int(value.scaleb(_FLOAT_PLACES)) if isinstance(value, Decimal) else int(value) * _NINE
+
+
+def _add(stream: _Stream, series: list[_Series], place: tuple[int, int, str], values: Mapping[str, Fact]) -> None:
+    for measure, each in zip(stream.measures, series, strict=True):
+        value = values.get(measure.of) if measure.of else True
+        if value is None or (measure.matches is not None and not measure.matches(values)):
+            continue
+        each.add(place, value, measure.exact(value) if measure.exact is not None else None)
+
+
+def _aggregate(feature: Feature, series: _Series, moment: int, entity: EntityFeatures) -> Fact:
+    assert feature.window is not None
+    low = bisect_left(series.order, (moment - feature.window,))
+    high = bisect_left(series.order, (moment,))
+    if low == high:
+        return feature.no_data
+    held = entity.columns[feature.event].get(feature.of, "")
+    match feature.aggregation:
+        case "count":
+            return high - low
+        case "count_distinct":
+            return len(set(series.values[low:high]))
+        case "sum" | "mean":
+            total = series.sums[high] - series.sums[low]
+            return _total(feature, held, total, high - low)
+        case "min":
+            return _converted(min(series.values[low:high]), feature.type)
+        case "max":
+            return _converted(max(series.values[low:high]), feature.type)
+        case "last":
+            return _converted(series.values[high - 1], feature.type)
+        case "time_since_first":
+            return _elapsed(feature, moment - series.order[low][0])
+        case _:
+            return _elapsed(feature, moment - series.order[high - 1][0])
+
+
+def _total(feature: Feature, held: str, total: int, count: int) -> Scalar:
+    if held == "INT64":
+        if feature.aggregation == "mean":
+            return float(total) / count
+        return float(total) if feature.type == "FLOAT64" else Decimal(total) if feature.type == "NUMERIC" else total
+    exact = Decimal(total).scaleb(-_FLOAT_PLACES)
+    if feature.aggregation == "mean":
+        return float(exact) / count
+    return float(exact) if feature.type == "FLOAT64" else exact
+
+
+def _converted(value: Any, value_type: str) -> Scalar:
+    if value_type == "FLOAT64":
+        return float(value)
+    converted: Scalar = Decimal(value) if value_type == "NUMERIC" and isinstance(value, int) else value
+    return converted
+
+
+def _elapsed(feature: Feature, span: int) -> Scalar:
+    unit = UNITS[feature.unit]
+    return span // unit if feature.type == "INT64" else span / unit
+
+
+def _ratio(feature: Feature, found: Mapping[str, Fact]) -> Fact:
+    of, over = found[feature.of], found[feature.over]
+    if of is None or over is None or not over:
+        return feature.no_data
+    return float(of) / float(over)
+
+
+def _encode(row: list[Any]) -> bytes:
+    return msgspec.msgpack.encode([("d", str(value)) if isinstance(value, Decimal) else value for value in row])
+
+
+def _decode(row: bytes) -> list[Any]:
+    return [Decimal(value[1]) if isinstance(value, list) else value for value in msgspec.msgpack.decode(row)]

@@ -1,0 +1,443 @@
+"""Features: SQL over history, the online state and a naive calculation give the same, on the traps by name and at random."""
+
+import json
+import random
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dataplatform.contracts.errors import ContractError
+from dataplatform.fraud.commands import fraud
+from dataplatform.fraud.features import UNITS, load_entity, parse_entity
+from dataplatform.fraud.moments import Event, Moment, read_events, read_moments
+from dataplatform.fraud.online import OnlineFeatures, features_in_order
+from dataplatform.fraud.staging import features_by_sql
+from dataplatform.fraud.values import micros, time_text
+from dataplatform.warehouse.client import Warehouse
+
+FILE = Path(__file__).parent / "cases" / "features_user.yaml"
+ENTITY = load_entity(FILE)
+START = micros("2026-01-10T00:00:00Z")
+HOUR = UNITS["hours"]
+DAY = UNITS["days"]
+
+
+def naive(entity, events, moments):
+    """Every feature from its definition, one moment after the other, by plain loops."""
+    return [naive_one(entity, events, moment) for moment in moments]
+
+
+def naive_one(entity, events, moment):
+    found = {}
+    for f in entity.features:
+        if f.aggregation == "ratio":
+            of, over = found[f.of], found[f.over]
+            bad = moment.key is None
+            found[f.name] = None if bad else f.no_data if of is None or not over else float(of) / float(over)
+            continue
+        if moment.key is None:
+            found[f.name] = None
+            continue
+        matches = entity.filter_of(f)
+        seen = []
+        for e in events:
+            if e.event != f.event or e.keys.get(f.by) != moment.key or e.known > moment.time:
+                continue
+            if not (e.happened < moment.time and (f.window is None or e.happened >= moment.time - f.window)):
+                continue
+            if matches is not None and not naive_where(f.where, e.values):
+                continue
+            if f.of and e.values.get(f.of) is None:
+                continue
+            seen.append(e)
+        seen.sort(key=lambda e: (e.happened, e.known, e.event_id))
+        found[f.name] = naive_value(entity, f, seen, moment) if seen else f.no_data
+    return found
+
+
+def naive_where(expression, values):
+    from dataplatform.fraud.tree import And, Not
+
+    def walk(e):
+        if isinstance(e, Not):
+            inner = walk(e.operand)
+            return None if inner is None else not inner
+        if isinstance(e, And):
+            outcomes = [walk(each) for each in e.operands]
+            return False if False in outcomes else None if None in outcomes else True
+        value = values.get(e.fact)
+        if value is None:
+            return None
+        bound = e.operand.value
+        bound = Decimal(str(bound)) if isinstance(value, Decimal) else bound
+        return {
+            "=": value == bound,
+            "<": e.operator == "<" and value < bound,
+            ">": e.operator == ">" and value > bound,
+        }[e.operator]
+
+    return walk(expression) is True
+
+
+def naive_value(entity, f, seen, moment):
+    values = [e.values[f.of] for e in seen] if f.of else []
+    match f.aggregation:
+        case "count":
+            return len(seen)
+        case "count_distinct":
+            return len(set(values))
+        case "sum":
+            total = sum(values)
+            return float(total) if f.type == "FLOAT64" else total
+        case "mean":
+            return float(sum(values)) / len(values)
+        case "min" | "max":
+            value = min(values) if f.aggregation == "min" else max(values)
+            return float(value) if f.type == "FLOAT64" else value
+        case "last":
+            return values[-1]
+        case "time_since_first" | "time_since_last":
+            at = seen[0].happened if f.aggregation == "time_since_first" else seen[-1].happened
+            span = moment.time - at
+            return span // UNITS[f.unit] if f.type == "INT64" else span / UNITS[f.unit]
+
+
+def random_stream(seed, count=120, moments=60):
+    """Events with ties, late ones, repetitions and unknown values, in the order in which they became known; and moments."""
+    chance = random.Random(seed)
+    times = [START + chance.randrange(0, 20 * DAY) for _ in range(count // 3)]
+    times += [START + chance.randrange(0, 300) * HOUR // 10 for _ in range(count // 3)]
+    users = ["a", "b", "c"]
+    events = []
+    for number in range(count):
+        happened = chance.choice(times) + chance.choice([0, 0, 0, 1, -1, HOUR, DAY])
+        late = chance.choice([0, 0, 0, 1, 60_000_000, 5 * HOUR, 3 * DAY, -1])
+        kind = chance.choice(["send"] * 6 + ["refund", "register"])
+        values = {}
+        if kind == "send":
+            values = {
+                "amount": Decimal(chance.choice(["100", "99.99", "0.01", "1234567.89", "12345678901.123456789"])),
+                "method": chance.choice(["card", "balance", None]),
+                "receiver": chance.choice([*users, "d", "e", None]),
+                "fee": chance.choice([0, 5, -3, None]),
+                "is_first": chance.choice([True, False, None]),
+                "user_id": None,
+            }
+        elif kind == "refund":
+            values = {"amount": Decimal(chance.choice(["0.5", "0.51", "7"]))}
+        user = chance.choice([*users, None])
+        if kind == "send":
+            values["user_id"] = user
+        keys = {"user_id": user, "receiver": values.get("receiver")}
+        events.append(
+            Event(
+                kind, f"e{number}", happened, happened + late, keys, {k: v for k, v in values.items() if v is not None}
+            )
+        )
+    events.sort(key=lambda e: e.known)
+    instants = [e.happened for e in events] + [e.known for e in events] + times
+    asked = []
+    for _ in range(moments):
+        time = chance.choice(instants) + chance.choice([0, 0, 1, -1, HOUR, 24 * HOUR, 24 * HOUR + 1, 7 * DAY])
+        asked.append(Moment({}, chance.choice([*users, "d", None]), time))
+    return events, asked
+
+
+def same(expected, found):
+    for index, (one, other) in enumerate(zip(expected, found, strict=True)):
+        for name, value in one.items():
+            assert other[name] == value and (value is None) == (other[name] is None), (index, name, value, other[name])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_online_is_the_definition(seed):
+    events, moments = random_stream(seed)
+    same(naive(ENTITY, events, moments), features_in_order(ENTITY, events, moments))
+
+
+@pytest.mark.parametrize("seed", range(100, 103))
+def test_sql_is_the_definition(seed, bigquery, settings_for):
+    events, moments = random_stream(seed, 300, 200)
+    same(naive(ENTITY, events, moments), features_by_sql(Warehouse(settings_for()), ENTITY, events, moments))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(1_000, 1_020))
+def test_all_three_agree_long(seed, bigquery, settings_for):
+    events, moments = random_stream(seed, 900, 500)
+    expected = naive(ENTITY, events, moments)
+    same(expected, features_in_order(ENTITY, events, moments))
+    same(expected, features_by_sql(Warehouse(settings_for()), ENTITY, events, moments))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_restarts_replays_and_little_memory_change_nothing(seed, tmp_path):
+    """The state is closed and opened between batches, batches are applied twice, and memory holds two entities."""
+    events, moments = random_stream(seed)
+    chance = random.Random(seed)
+    expected = naive(ENTITY, events, moments)
+    state = OnlineFeatures(ENTITY, tmp_path / "state.sqlite", max_entities=2)
+    place = 0
+    for index in sorted(range(len(moments)), key=lambda each: moments[each].time):
+        until = place
+        while until < len(events) and events[until].known <= moments[index].time:
+            until += 1
+        batch = events[place:until]
+        state.apply(batch)
+        if chance.random() < 0.3:
+            state.close()
+            state = OnlineFeatures(ENTITY, tmp_path / "state.sqlite", max_entities=2)
+        if chance.random() < 0.3:
+            again = events[max(0, place - 10) : until]
+            chance.shuffle(again)
+            assert state.apply(again) == 0
+        place = until
+        same([expected[index]], [state.features(moments[index].key, moments[index].time)])
+
+
+def test_two_processes_see_the_same(tmp_path):
+    events, _ = random_stream(5)
+    writer = OnlineFeatures(ENTITY, tmp_path / "state.sqlite")
+    reader = OnlineFeatures(ENTITY, tmp_path / "state.sqlite")
+    for start in range(0, len(events), 10):
+        writer.apply(events[start : start + 10])
+        now = max(each.known for each in events[: start + 10]) + 1
+        for user in ("a", "b", "c"):
+            assert reader.features(user, now) == writer.features(user, now)
+
+
+def test_a_definition_changed_at_noon_starts_from_nothing(tmp_path):
+    events, _ = random_stream(5)
+    OnlineFeatures(ENTITY, tmp_path / "state.sqlite").apply(events)
+    changed = parse_entity(FILE.read_text().replace("window: 1h", "window: 2h"))
+    state = OnlineFeatures(changed, tmp_path / "state.sqlite")
+    assert state.features("a", events[-1].known + 1)["account_age_days"] is None
+    state.apply(events)
+    moment = Moment({}, "a", max(each.known for each in events) + 1)
+    same(naive(changed, events, [moment]), [state.features("a", moment.time)])
+
+
+def test_the_state_forgets_what_no_window_sees(tmp_path, monkeypatch):
+    from dataplatform.fraud import online
+
+    monkeypatch.setattr(online, "FORGET_EVERY", 50)
+    state = OnlineFeatures(ENTITY, tmp_path / "state.sqlite")
+    for day in range(200):
+        state.apply(
+            [
+                Event(
+                    "send",
+                    f"{day}.{n}",
+                    START + day * DAY + n,
+                    START + day * DAY + n,
+                    {"user_id": "a"},
+                    {"amount": Decimal(1)},
+                )
+                for n in range(5)
+            ]
+        )
+    kept = state._database.execute("SELECT count(*) FROM kept").fetchone()[0]
+    seen = state._database.execute("SELECT count(*) FROM seen").fetchone()[0]
+    assert kept < 250 and seen < 250
+    assert len(state._streams[0].cache.get("a", [[]])) >= 0
+    assert state.features("a", START + 200 * DAY)["sent_24h"] == 5
+
+
+def one(events, key, time):
+    [found] = features_in_order(ENTITY, sorted(events, key=lambda e: e.known), [Moment({}, key, time)])
+    same(naive(ENTITY, events, [Moment({}, key, time)]), [found])
+    return found
+
+
+def send(identity, happened, known=None, user="a", **values):
+    return Event(
+        "send",
+        identity,
+        happened,
+        happened if known is None else known,
+        {"user_id": user, "receiver": values.get("receiver")},
+        values,
+    )
+
+
+def test_two_at_the_same_microsecond_do_not_see_each_other():
+    assert one([send("1", START), send("2", START)], "a", START)["sent_1h"] == 0
+    assert one([send("1", START), send("2", START)], "a", START + 1)["sent_1h"] == 2
+
+
+def test_the_window_begins_where_it_says():
+    assert one([send("1", START)], "a", START + HOUR)["sent_1h"] == 1
+    assert one([send("1", START)], "a", START + HOUR + 1)["sent_1h"] == 0
+
+
+def test_a_late_event_is_not_seen_before_it_was_known():
+    late = send("1", START, START + 2 * HOUR)
+    assert one([late], "a", START + 2 * HOUR - 1)["sent_24h"] is None
+    assert one([late], "a", START + 2 * HOUR)["sent_24h"] == 1
+
+
+def test_no_history_is_unknown_and_counts_are_zero():
+    found = one([], "nobody", START)
+    assert found["sent_1h"] == 0 and found["amount_24h"] == 0
+    assert (
+        found["amount_mean_30d"] is None and found["amount_to_own_mean"] is None and found["account_age_days"] is None
+    )
+    assert set(one([], None, START).values()) == {None}
+
+
+def test_a_ratio_to_the_own_mean():
+    found = one(
+        [send("1", START, amount=Decimal(100)), send("2", START + DAY, amount=Decimal(300))], "a", START + DAY + 1
+    )
+    assert found["amount_to_own_mean"] == 300 / 200
+
+
+def test_a_refund_is_counted_by_itself():
+    refund = Event("refund", "r", START, START, {"user_id": "a"}, {"amount": Decimal("0.4")})
+    found = one([refund, send("1", START)], "a", START + 1)
+    assert (found["refunds_7d"], found["refunded_7d"], found["refunds_to_sent"]) == (1, None, 1.0)
+
+
+def test_the_first_known_of_one_id_counts(tmp_path):
+    rows = [
+        {
+            "event": "send",
+            "event_id": "x",
+            "event_time": "2026-01-10T00:00:00Z",
+            "known_at": "2026-01-10T00:00:05Z",
+            "user_id": "a",
+            "amount": 5,
+        },
+        {
+            "event": "send",
+            "event_id": "x",
+            "event_time": "2026-01-10T00:00:00Z",
+            "known_at": "2026-01-10T00:00:01Z",
+            "user_id": "a",
+            "params": {"amount": 7},
+        },
+        {"event": "view", "event_time": "whatever"},
+    ]
+    (tmp_path / "data.ndjson").write_text("\n".join(map(json.dumps, rows)))
+    [event] = read_events(tmp_path / "data.ndjson", ENTITY)
+    assert event.values == {"amount": 7, "user_id": "a"}
+    assert event.known == START + 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("row", "pointer", "code"),
+    [
+        ({"event": "send", "user_id": "a"}, "/event_time", "missing"),
+        ({"event": "send", "event_time": "yesterday"}, "/event_time", "wrong_type"),
+        ({"event": "send", "event_time": "2026-01-10T00:00:00"}, "/event_time", "wrong_type"),
+        (
+            {"event": "send", "event_time": "2026-01-10T00:00:00Z", "params": {"amount": "5"}},
+            "/params/amount",
+            "wrong_type",
+        ),
+        ({"event": "send", "event_time": "2026-01-10T00:00:00Z", "user_id": ["a"]}, "/user_id", "wrong_type"),
+        ({"event": 5}, "/event", "missing"),
+    ],
+)
+def test_bad_data_is_refused_with_its_place(tmp_path, row, pointer, code):
+    (tmp_path / "data.ndjson").write_text("\n" + json.dumps(row) + "\n")
+    with pytest.raises(ContractError) as error:
+        read_events(tmp_path / "data.ndjson", ENTITY)
+    assert (error.value.problems[0].line, error.value.problems[0].path, error.value.problems[0].code) == (
+        2,
+        pointer,
+        code,
+    )
+
+
+def test_bad_moments_are_refused_with_their_place(tmp_path):
+    (tmp_path / "at.jsonl").write_text(
+        '{"user_id": "a", "time": "2026-01-10T00:00:00Z"}\n{"user_id": 1.5, "time": "x"}\n'
+    )
+    with pytest.raises(ContractError) as error:
+        read_moments(tmp_path / "at.jsonl", ENTITY)
+    assert {(p.line, p.path) for p in error.value.problems} == {(2, "/time"), (2, "/user_id")}
+
+
+BAD = """\
+entity: user
+key: user_id
+features:
+  - {name: a, event: send, aggregation: count, window: 24 hours}
+  - {name: b, event: send, aggregation: summ, of: amount, window: 24h, type: INT64}
+  - {name: c, event: send, aggregation: sum, window: 24h, type: INT64}
+  - {name: d, event: send, aggregation: count, window: ever}
+  - {name: e, aggregation: ratio, of: a, over: nothing}
+  - {name: f, event: send, aggregation: time_since_last, window: 1d, type: INT64}
+  - {name: g, event: send, aggregation: count, window: 1d, where: amount <}
+  - {name: h, event: send, aggregation: count, window: 1d, where: amount < $limit, no_data: none}
+"""
+
+
+def test_every_mistake_of_a_file_is_told():
+    with pytest.raises(ContractError) as error:
+        parse_entity(BAD)
+    assert [(p.line, p.code) for p in error.value.problems] == [
+        (4, "window"),
+        (5, "unknown_aggregation"),
+        (6, "missing"),
+        (7, "window"),
+        (8, "unknown_feature"),
+        (9, "unit"),
+        (10, "operand"),
+        (11, "parameter"),
+        (11, "wrong_type"),
+    ]
+
+
+def test_features_are_checked_against_events():
+    events = {"send": {"amount": "NUMERIC", "user_id": "STRING"}}
+    text = """\
+entity: user
+key: user_id
+features:
+  - {name: a, event: sent, aggregation: count, window: 1d}
+  - {name: b, event: send, aggregation: sum, of: amonut, type: NUMERIC, window: 1d}
+  - {name: c, event: send, aggregation: sum, of: amount, type: INT64, window: 1d}
+  - {name: d, event: send, aggregation: count, where: amount = 'x', window: 1d}
+"""
+    with pytest.raises(ContractError) as error:
+        parse_entity(text, events=events)
+    assert [(p.line, p.code) for p in error.value.problems] == [
+        (4, "unknown_event"),
+        (5, "unknown_column"),
+        (6, "type_conflict"),
+        (7, "type_conflict"),
+    ]
+
+
+def test_the_command_gives_the_same_by_both_engines(tmp_path, settings_for, monkeypatch):
+    from dataplatform.fraud import engine
+
+    settings = settings_for()
+    monkeypatch.setattr(engine, "get_settings", lambda: settings)
+    events, moments = random_stream(77, 60, 20)
+    with (tmp_path / "data.ndjson").open("w") as out:
+        for e in events:
+            values = {k: float(v) if isinstance(v, Decimal) else v for k, v in e.values.items()}
+            row = {
+                "event": e.event,
+                "event_id": e.event_id,
+                "event_time": time_text(e.happened),
+                "known_at": time_text(e.known),
+            }
+            out.write(json.dumps(row | {"user_id": e.keys["user_id"], "params": values}) + "\n")
+    with (tmp_path / "at.jsonl").open("w") as out:
+        for m in moments:
+            out.write(json.dumps({"user_id": m.key, "time": time_text(m.time), "note": "kept"}) + "\n")
+    answers = []
+    for engine_name in ("online", "sql"):
+        arguments = ["--definitions", FILE, "--data", tmp_path / "data.ndjson", "--at", tmp_path / "at.jsonl"]
+        arguments += ["--engine", engine_name, "--output", tmp_path / "out.jsonl"]
+        result = CliRunner().invoke(fraud, ["features", *map(str, arguments)], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        answers.append((tmp_path / "out.jsonl").read_text())
+    assert answers[0] == answers[1]
+    assert json.loads(answers[0].splitlines()[0])["note"] == "kept"
