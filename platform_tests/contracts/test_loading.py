@@ -10,9 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from dataplatform.contracts.errors import ContractError, Problem
+from dataplatform.contracts.events import ENVELOPE_COLUMNS, EventContract
+from dataplatform.contracts.fields import Field
 from dataplatform.contracts.load import load_contracts, load_contracts_leniently, parse_contracts
+from dataplatform.contracts.rules import field_mistakes
 
 CASES = Path(__file__).parent / "cases"
 BAD = sorted((CASES / "bad").glob("*.yaml"))
@@ -189,6 +193,23 @@ def test_no_folder_no_vocabulary_no_owners(tmp_path: Path) -> None:
 def test_mistakes_in_vocabulary_and_owners(name: str, content: bytes, place: tuple[int, str, str]) -> None:
     _, problems = parse_contracts({**SUPPORT, name: content})
     assert [(problem.line, problem.path, problem.code) for problem in problems] == [place]
+
+
+def test_ten_thousand_columns() -> None:
+    room = 10_000 - len(ENVELOPE_COLUMNS)
+    fields = tuple(Field(name=f"f{number}", type="STRING") for number in range(room - 2))
+    nested = Field(name="rows", type="STRUCT", repeated=True, fields=fields[:1])
+    assert field_mistakes((*fields, nested), taken=ENVELOPE_COLUMNS) == []
+    one_more = (*fields, nested.model_copy(update={"fields": fields[:2]}))
+    assert [m.code for m in field_mistakes(one_more, taken=ENVELOPE_COLUMNS)] == ["too_many_columns"]
+
+
+def test_a_contract_made_in_python_holds_as_well() -> None:
+    words = {"action": "send", "object": "transfer", "service": "pay", "owner": "a", "domain": "b", "description": "c"}
+    with pytest.raises(ValidationError, match="only a STRUCT has fields"):
+        EventContract.model_validate(
+            {**words, "params": [{"name": "a", "type": "STRING", "fields": [{"name": "b", "type": "STRING"}]}]}
+        )
 
 
 def test_the_shipped_contracts_hold() -> None:

@@ -65,8 +65,12 @@ class EventContract(BaseModel):
     action: Word = PydanticField(description="What happened: a verb of the vocabulary.")
     object: Word = PydanticField(description="To what: a noun of the vocabulary.")
     service: Word = PydanticField(description="Where: a service of the vocabulary.")
-    owner: str = PydanticField(description="The team that answers for the event, as in owners.yaml.")
-    domain: str = PydanticField(description="The business domain it belongs to.")
+    owner: Annotated[str, StringConstraints(min_length=1)] = PydanticField(
+        description="The team that answers for the event, as in owners.yaml."
+    )
+    domain: Annotated[str, StringConstraints(min_length=1)] = PydanticField(
+        description="The business domain it belongs to."
+    )
     description: str = PydanticField(min_length=1, description="When it is sent, in a sentence or two.")
     status: Status = PydanticField("active", description="draft, active or deprecated; all three are still accepted.")
     version: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*\.(0|[1-9][0-9]*)$")] = PydanticField(

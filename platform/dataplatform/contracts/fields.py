@@ -48,7 +48,7 @@ class Field(BaseModel):
         None, description="Largest value allowed, inclusive; a number, or text for NUMERIC, DATE and TIMESTAMP."
     )
     pattern: str | None = PydanticField(
-        None, description="RE2 regular expression that the whole of a STRING must match (see patterns.py)."
+        None, description="RE2 regular expression that the whole of a STRING must match."
     )
     fields: tuple["Field", ...] = PydanticField((), description="The fields of a STRUCT.")
 
