@@ -12,7 +12,6 @@ from dataplatform.contracts.fields import Field
 
 from . import reasons as why
 from .bounds import bounds_of
-from .patterns import re2_pattern
 from .reasons import Reason
 
 TIME = (
@@ -119,5 +118,5 @@ def bounds(field: Field, q: str) -> list[tuple[Reason, str]]:
     if limits.max is not None:
         found.append((why.too_large(field), f"{value(field, q)} > {literal(limits.max)}"))
     if field.pattern is not None:
-        found.append((why.pattern(field), f"NOT REGEXP_CONTAINS({text_of(q)}, {literal(re2_pattern(field.pattern))})"))
+        found.append((why.pattern(field), f"NOT REGEXP_CONTAINS({text_of(q)}, {literal(f'^(?:{field.pattern})$')})"))
     return found

@@ -20,10 +20,10 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from dataplatform.contracts.events import EventContract
 from dataplatform.contracts.fields import Field
+from dataplatform.contracts.patterns import compile_pattern
 
 from . import reasons as why
 from .bounds import Bounds, bounds_of
-from .patterns import python_pattern
 from .reasons import INEXACT_NUMBER, Reason, pointer
 
 MAX_DEPTH = 64
@@ -397,7 +397,7 @@ class ExactField:
     def __init__(self, field: Field) -> None:
         self.field = field
         self.bounds: Bounds = bounds_of(field)
-        self.pattern = python_pattern(field.pattern) if field.pattern is not None else None
+        self.pattern = compile_pattern(field.pattern) if field.pattern is not None else None
         self.fields = tuple(ExactField(child) for child in field.fields)
 
     def judge(self, value: Any, path: str, out: list[Reason]) -> None:
@@ -662,5 +662,5 @@ def check_value(source: Source, field: Field, value: str, level: int) -> None:
         if bounds.max is not None:
             source.add(level, f"if {value} > {source.constant(bounds.max)}: {NOT_SURE}")
     if field.pattern is not None:
-        matches = source.constant(python_pattern(field.pattern).fullmatch)
+        matches = source.constant(compile_pattern(field.pattern).fullmatch)
         source.add(level, f"if {matches}({value}) is None: {NOT_SURE}")
