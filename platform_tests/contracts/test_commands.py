@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dataplatform.cli import main
 from dataplatform.settings import get_settings
@@ -172,7 +173,7 @@ def test_diff_with_what_is_no_commit(repository: Path, reference: str) -> None:
 def test_diff_outside_of_a_repository(schemas: Path) -> None:
     done = run(schemas, "diff", "HEAD")
     assert done.returncode == 1
-    assert "in no Git repository" in done.stderr
+    assert "git says: fatal: not a git repository" in done.stderr
 
 
 def test_list_and_show(schemas: Path) -> None:
@@ -186,6 +187,25 @@ def test_list_and_show(schemas: Path) -> None:
     wrong = run(schemas, "show", "send_transfer_pya")
     assert wrong.returncode == 1
     assert "did you mean send_transfer_pay?" in wrong.stderr
+
+
+def test_draft_begins_a_contract_from_what_is_there(schemas: Path, tmp_path: Path) -> None:
+    assert run(schemas, "build").returncode == 0
+    for name in ("send_transfer_pay.json", "bigquery/send_transfer_pay.json"):
+        done = run(schemas, "draft", str(schemas / "generated" / name))
+        assert done.returncode == 0
+        params = yaml.safe_load(done.stdout)["params"]
+        assert params[0] == {
+            "name": "event_id",
+            "type": "STRING",
+            "required": True,
+            "description": "Id that the sender gave the event; unique here.",
+        }
+    for text in ('[{"name": "a", "type": "GEOGRAPHY"}]', '{"fields": [{"name": "a"}]}', "[", "5", '["a"]'):
+        (tmp_path / "x.json").write_text(text)
+        done = run(schemas, "draft", str(tmp_path / "x.json"))
+        assert done.returncode == 1
+        assert f"{tmp_path / 'x.json'}: no contract can be begun from it: " in done.stderr
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -1,21 +1,24 @@
 """`dataplatform contracts …`"""
 
 import difflib
+import json
 import sys
 from pathlib import Path
 
 import click
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 from ..errors import PlatformError
 from ..settings import get_settings
-from .bigquery import event_schema, type_ddl
+from .bigquery import event_schema, fields_of_schema, type_ddl
 from .build import GENERATED_FOLDER, difference, generated_files, write
 from .compatibility import Change, folder_changes, is_breaking
 from .events import EventContract
 from .history import contracts_at
 from .load import load_contracts, load_contracts_leniently
+from .spark import fields_of_struct
 
 _COLOURS = {"additive": "green", "breaking": "red", "text": None}
 
@@ -126,6 +129,21 @@ def show(root: Path, name: str) -> None:
     for column in event_schema(contract):
         table.add_row(column["name"], type_ddl(column), column["mode"].lower(), column.get("description", ""))
     _print(table)
+
+
+@contracts.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def draft(file: Path) -> None:
+    """Begin a contract from FILE, a Spark StructType or a BigQuery schema as JSON: prints its `params`."""
+    try:
+        document = json.loads(file.read_bytes())
+        fields = fields_of_struct(document) if isinstance(document, dict) else fields_of_schema(document)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"`{error}` is missing" if isinstance(error, KeyError) else str(error)
+        fix = "give what `StructType.json()` or `bq show --schema` prints, and take out what a contract cannot say"
+        raise PlatformError(f"no contract can be begun from it: {reason}", where=str(file), fix=fix) from error
+    params = [field.model_dump(mode="json", exclude_defaults=True) for field in fields]
+    click.echo(yaml.safe_dump({"params": params}, sort_keys=False, allow_unicode=True, width=120), nl=False)
 
 
 def _print(table: Table) -> None:

@@ -71,7 +71,9 @@ class EventContract(BaseModel):
     domain: Annotated[str, StringConstraints(min_length=1)] = PydanticField(
         description="The business domain it belongs to."
     )
-    description: str = PydanticField(min_length=1, description="When it is sent, in a sentence or two.")
+    description: Annotated[str, StringConstraints(min_length=1, max_length=10_000)] = PydanticField(
+        description="When it is sent, in a sentence or two."
+    )
     status: Status = PydanticField("active", description="draft, active or deprecated; all three are still accepted.")
     version: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*\.(0|[1-9][0-9]*)$")] = PydanticField(
         "1.0",

@@ -23,15 +23,15 @@ def sources_at(root: Path, reference: str) -> Sources:
     commit = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{reference}^{{commit}}")
     if commit is None:
         raise _error(root, "unknown_reference", f"`{reference}` is no commit, branch or tag here", "look at `git log`")
-    prefix = (_git(root, "rev-parse", "--show-prefix") or b"").decode().strip()
-    top = (_git(root, "rev-parse", "--show-toplevel") or b"").decode().strip()
-    tree = f"{commit.decode().strip()}:{prefix}"
-    # From the top: inside of a folder, `git archive` would look for the folder within the tree that it is asked for.
-    archive = _git(Path(top), "archive", "--format=tar", tree)
-    if archive is None:
+    prefix = _git(root, "rev-parse", "--show-prefix") or ""
+    top = Path(_git(root, "rev-parse", "--show-toplevel") or root)
+    tree = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}:{prefix}")
+    if tree is None:
         return {}
+    # From the top: inside of a folder, `git archive` would look for the folder within the tree that it is asked for.
+    archive = _run(top, "archive", "--format=tar", tree)
     sources: dict[str, bytes] = {}
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
         for member in tar:
             content = tar.extractfile(member) if member.isfile() and member.name.endswith((".yaml", ".yml")) else None
             if content is not None:
@@ -39,15 +39,21 @@ def sources_at(root: Path, reference: str) -> Sources:
     return sources
 
 
-def _git(root: Path, *arguments: str) -> bytes | None:
-    """What Git prints, or None where it says no."""
+def _git(root: Path, *arguments: str) -> str | None:
+    """The line that Git prints, or None where it quietly says no."""
+    done = _run(root, *arguments)
+    return done.stdout.decode().removesuffix("\n") if done.returncode == 0 else None
+
+
+def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     try:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=False)
     except OSError as error:
-        raise _error(root, "no_git", f"git cannot be run: {error.strerror}", "install Git") from error
-    if done.returncode and b"not a git repository" in done.stderr:
-        raise _error(root, "no_repository", "the folder is in no Git repository", "give a folder that is")
-    return done.stdout if done.returncode == 0 else None
+        raise _error(root, "git_failed", f"git cannot be run: {error.strerror}", "install Git") from error
+    if done.returncode and done.stderr:
+        reason = done.stderr.decode(errors="replace").strip().split("\n")[0]
+        raise _error(root, "git_failed", f"git says: {reason}", "compare inside of a Git repository that you may read")
+    return done
 
 
 def _error(root: Path, code: str, message: str, fix: str) -> ContractError:

@@ -327,6 +327,8 @@ def _form_mistake(model: type[BaseModel], document: Document, detail: Any) -> Mi
             f"{_shown(value)} is not well formed",
             f"write {form}",
         )
+    if kind == "string_too_long":
+        return Mistake(path, f"{last}_too_long", detail["msg"], "say it in fewer words")
     if kind == "string_too_short":
         return Mistake(path, "empty_text", f"`{last}` is empty", "say it in a sentence")
     return Mistake(path, kind, detail["msg"], "see docs/contracts.md")

@@ -37,7 +37,8 @@ def _walk(fields: tuple[Field, ...], at: Path, depth: int) -> Iterator[tuple[Pat
     for index, field in enumerate(fields):
         path = (*at, index)
         yield path, field, depth + (field.type == "STRUCT")
-        yield from _walk(field.fields, (*path, "fields"), depth + 1)
+        if field.fields:
+            yield from _walk(field.fields, (*path, "fields"), depth + 1)
 
 
 def _of_name(path: Path, field: Field) -> Iterator[Mistake]:
@@ -79,6 +80,8 @@ def _of_kind(path: Path, field: Field, depth: int) -> Iterator[Mistake]:
 
 
 def _of_constants(path: Path, field: Field) -> Iterator[Mistake]:
+    if (field.pattern, field.values, field.min, field.max) == (None, None, None, None):
+        return
     if field.pattern is not None:
         if field.type != "STRING":
             yield Mistake(
@@ -162,14 +165,15 @@ def _of_siblings(fields: tuple[Field, ...], at: Path) -> Iterator[Mistake]:
                 "rename one of the two",
             )
         seen[lowered] = field.name
-        yield from _of_siblings(field.fields, (*path, "fields"))
+        if field.fields:
+            yield from _of_siblings(field.fields, (*path, "fields"))
 
 
 def _of_columns(fields: tuple[Field, ...], at: Path, taken: list[str]) -> Iterator[Mistake]:
     columns: dict[str, Path | None] = {name.lower(): None for name in taken}
     count = len(columns)
     for path, name, field in _columns(fields, at, ""):
-        count += 1 + sum(1 for _ in _walk(field.fields, path, 0))
+        count += 1 + (sum(1 for _ in _walk(field.fields, path, 0)) if field.fields else 0)
         lowered = name.lower()
         if len(name) > MAX_NAME_LENGTH:
             yield Mistake(
