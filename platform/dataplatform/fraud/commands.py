@@ -59,6 +59,30 @@ def evaluate(  # noqa: PLR0917  # click passes by name
 
 
 @fraud.command()
+def check() -> None:
+    """Check features and policies against the contracts of events; every mistake with its place."""
+    from ..settings import get_settings
+    from .catalog import load_catalog
+
+    catalog = load_catalog(get_settings().schemas_dir)
+    features = sum(len(entity.features) for entity in catalog.entities.values())
+    rules = sum(len(typed.policy.rules) for typed in catalog.policies.values())
+    click.echo(
+        f"{features} features of {len(catalog.entities)} entities, "
+        f"{rules} rules in {len(catalog.policies)} policies: all hold"
+    )
+
+
+@fraud.command()
+@click.argument("policy_file", type=FILE)
+def show(policy_file: Path) -> None:
+    """Print a policy as it is understood: its text form, which reads back as the same policy."""
+    from .policies import print_policy
+
+    click.echo(print_policy(load_policy(policy_file).policy), nl=False)
+
+
+@fraud.command()
 @click.option("--definitions", type=FILE, required=True, help="The entity's features, a YAML file; it may stand alone.")
 @click.option("--data", "data_file", type=FILE, required=True, help='Lines of {"event", "event_time", "known_at", …}.')
 @click.option("--at", "at_file", type=FILE, required=True, help='Lines of {<the entity\'s key>: …, "time": …}.')

@@ -14,6 +14,7 @@ from ..contracts.errors import ContractError, Problem
 from .document import Document, Step, dotted, parse_document, read_document, shown, suggestion
 from .expression import KEYWORDS, ExpressionError, parse_condition, parse_rule, print_expression
 from .fact_types import DeclaredFact, TypedPolicy, TypeProblem, type_policy, unresolved
+from .features import EntityFeatures
 from .reachable import contradiction
 from .tree import (
     LEVELS,
@@ -42,6 +43,7 @@ POLICY_KEYS = (
     "unknown",
     "deadline_ms",
     "fallback",
+    "entities",
     "parameters",
     "conditions",
     "rules",
@@ -93,6 +95,8 @@ def print_policy(policy: Policy) -> str:
         root["deadline_ms"] = policy.deadline_ms
     if policy.fallback:
         root["fallback"] = policy.fallback
+    if policy.entities:
+        root["entities"] = _flow(dict(policy.entities))
     if policy.parameters:
         root["parameters"] = {each.name: _flow(_parameter_row(each)) for each in policy.parameters}
     if policy.conditions:
@@ -166,6 +170,7 @@ def _read(
         owner=document.text((), root, "owner", required=strict),
         description=document.text((), root, "description", required=strict),
         deadline_ms=_deadline(document, root),
+        entities=_roles(document, root.get("entities")),
         fallback=_level(document, (), root, "fallback"),
     )
     _check_references(document, policy)
@@ -485,49 +490,61 @@ def _report_type(document: Document, problem: TypeProblem, places: list[int]) ->
 
 
 def load_policies(
-    root: Path,
-    *,
-    declared: Mapping[str, Mapping[str, DeclaredFact]] | None = None,
-    lists: Mapping[str, Kind | None] | None = None,
-    strict: bool = True,
+    root: Path, *, events: Mapping[str, Mapping[str, str]], entities: Mapping[str, EntityFeatures]
 ) -> dict[str, TypedPolicy]:
-    """All policies below a folder, by name; ContractError with the mistakes of all files.
+    """All policies below a folder, by name, checked against events (columns by name) and the features of entities.
 
-    `declared` gives, by event, the facts its policies may read.
+    ContractError with the mistakes of all files.
     """
     found: dict[str, TypedPolicy] = {}
     problems: list[Problem] = []
     for file in sorted(root.glob("*.yaml")):
         try:
             document = read_document(file)
-            event = str(document.root.get("event", ""))
-            facts = None
-            if declared is not None:
-                facts = declared.get(event)
-                if facts is None:
-                    near = suggestion(event, declared)
-                    document.report(
-                        ("event",),
-                        "unknown_event",
-                        f"no event is called {event}",
-                        f"write {near}" if near else "add its contract to schemas/events",
-                    )
-            typed = _read(document, lists=lists, declared=facts, strict=strict)
+            declared = _declared(document, events, entities)
+            typed = _read(document, lists=None, declared=declared, strict=True)
         except ContractError as error:
             problems.extend(error.problems)
             continue
         if typed.policy.name != file.stem:
-            problems.append(
-                Problem(
-                    file,
-                    document.line(("policy",)),
-                    "policy",
-                    "name",
-                    f"the file is called {file.stem} and the policy {typed.policy.name}",
-                    f"call the file {typed.policy.name}.yaml",
-                )
-            )
+            message = f"the file is called {file.stem} and the policy {typed.policy.name}"
+            fix = f"call the file {typed.policy.name}.yaml"
+            problems.append(Problem(file, document.line(("policy",)), "policy", "name", message, fix))
         found[typed.policy.name] = typed
     if problems:
         raise ContractError(problems)
     return found
+
+
+def _declared(
+    document: Document, events: Mapping[str, Mapping[str, str]], entities: Mapping[str, EntityFeatures]
+) -> dict[str, DeclaredFact]:
+    """The facts that a policy's event and entities give; what it names and is not there is noted."""
+    event = str(document.root.get("event", ""))
+    facts = {
+        name: DeclaredFact(held, "", "event")
+        for name, held in events.get(event, {}).items()
+        if held not in ("REPEATED", "JSON")
+    }
+    if event not in events:
+        near = suggestion(event, events)
+        fix = f"write {near}" if near else "add its contract to schemas/events"
+        document.report(("event",), "unknown_event", f"no event is called {event}", fix)
+    roles = document.root.get("entities")
+    for role, name in roles.items() if isinstance(roles, Mapping) else ((each, each) for each in entities):
+        if name not in entities:
+            near = suggestion(str(name), entities)
+            fix = f"write {near}" if near else "declare it in schemas/features"
+            document.report(("entities", str(role)), "unknown_entity", f"no entity is called {name}", fix)
+            continue
+        facts |= entities[name].facts(str(role))
+    return facts
+
+
+def _roles(document: Document, value: Any) -> tuple[tuple[str, str], ...]:
+    if value is None:
+        return ()
+    rows = document.mapping(("entities",), value, "entities", "{sender: user}")
+    for role in rows or ():
+        _check_name(document, ("entities", str(role)), str(role), "a role")
+    return tuple((str(role), str(name)) for role, name in (rows or {}).items())

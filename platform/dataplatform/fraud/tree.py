@@ -149,7 +149,7 @@ class Policy:
 
     `levels` are (level, least score) rising in both. `unknown` is the least level of a decision in which a rule could
     not be decided. `fallback` is the level answered, marked as such, when the policy could not be evaluated in
-    `deadline_ms` at all.
+    `deadline_ms` at all. `entities` are (role, entity): whose features the facts `<role>.<feature>` are.
     """
 
     name: str
@@ -162,6 +162,7 @@ class Policy:
     owner: str = ""
     description: str = ""
     deadline_ms: int = 50
+    entities: tuple[tuple[str, str], ...] = ()
     fallback: Level | None = None
 
     @property

@@ -1,0 +1,90 @@
+"""All that a checkout declares for fraud detection: features of entities, policies, and the events both are made from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..contracts.errors import ContractError, Problem
+from ..contracts.events import EventContract
+from ..contracts.load import Contracts, load_contracts
+from .fact_types import TypedPolicy
+from .features import EntityFeatures, load_entities
+from .policies import load_policies
+from .tree import Policy
+
+FEATURES_FOLDER = "features"
+POLICIES_FOLDER = "policies"
+ENVELOPE: Mapping[str, str] = {
+    "event_id": "STRING",
+    "user_id": "STRING",
+    "device_id": "STRING",
+    "session_id": "STRING",
+    "platform": "STRING",
+    "app_version": "STRING",
+}
+"""Columns of every event that features and policies may read."""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """`columns` are, by event, its columns with their types; `entities` and `policies` by name."""
+
+    columns: Mapping[str, Mapping[str, str]]
+    entities: Mapping[str, EntityFeatures]
+    policies: Mapping[str, TypedPolicy]
+
+    def roles(self, policy: Policy) -> dict[str, EntityFeatures]:
+        """Role in the policy (such as sender) → the features of its entity."""
+        return roles_of(policy, self.entities)
+
+
+def load_catalog(schemas: Path, contracts: Contracts | None = None) -> Catalog:
+    """Read and check features and policies against the contracts of events; ContractError with every mistake."""
+    contracts = contracts or load_contracts(schemas)
+    columns = {name: event_columns(contract) for name, contract in contracts.events.items()}
+    problems: list[Problem] = []
+    entities: dict[str, EntityFeatures] = {}
+    try:
+        entities = load_entities(schemas / FEATURES_FOLDER, events=columns)
+    except ContractError as error:
+        problems += error.problems
+    problems += _owners(schemas / FEATURES_FOLDER, entities, contracts)
+    policies: dict[str, TypedPolicy] = {}
+    if not problems:
+        # Policies read features: without these every fact of theirs would be told as unknown.
+        try:
+            policies = load_policies(schemas / POLICIES_FOLDER, events=columns, entities=entities)
+        except ContractError as error:
+            problems += error.problems
+    if problems:
+        raise ContractError(problems)
+    return Catalog(columns, entities, policies)
+
+
+def event_columns(contract: EventContract) -> dict[str, str]:
+    """Columns of an event with their types; REPEATED for lists, which no condition can read."""
+    columns = dict(ENVELOPE)
+    for column in contract.columns:
+        columns[column.name] = "REPEATED" if column.field.repeated else column.field.type
+    return columns
+
+
+def roles_of(policy: Policy, entities: Mapping[str, EntityFeatures]) -> dict[str, EntityFeatures]:
+    """Role → entity: as the policy says, else every entity under its own name."""
+    if not policy.entities:
+        return dict(entities)
+    return {role: entities[name] for role, name in policy.entities if name in entities}
+
+
+def _owners(root: Path, entities: Mapping[str, EntityFeatures], contracts: Contracts) -> list[Problem]:
+    problems = []
+    for entity in entities.values():
+        file = root / f"{entity.entity}.yaml"
+        for feature in entity.features:
+            if feature.owner not in contracts.owners:
+                message = f"{feature.name} has the owner {feature.owner or 'none'}"
+                problems.append(Problem(file, 0, feature.name, "unknown_owner", message, "name one of owners.yaml"))
+            if not feature.description:
+                message = f"{feature.name} has no description"
+                problems.append(Problem(file, 0, feature.name, "missing", message, "say what it is, in a sentence"))
+    return problems
