@@ -1,0 +1,286 @@
+"""Is the table what the source is? Counts by range of `_id`, and the documents of a sample, as of the table's position.
+
+The source moves on while it is compared. A document that differs is only a difference when no change of it has been landed
+after what the table holds, up to the time at which it was read: so a check never blames a change that is on its way.
+"""
+
+import gzip
+import random
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any
+
+from bson import ObjectId, Timestamp
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from ..contracts.collections import CollectionContract
+from ..errors import PlatformError
+from ..landing import HourState, LandedFile, Landing
+from ..settings import Settings
+from . import changes, connections, sql
+from .buckets import bucket_of
+from .changes import line_of, time_text
+from .extended_json import CODEC, canonical, parse
+from .hours import CollectionHours
+from .positions import Position
+from .state import floor_hour
+from .tables import tables_of
+
+SAMPLE = 200
+"""Documents compared from each side."""
+PASS_SECONDS = 20.0
+"""How long the capture may take to reach what was read."""
+KEPT_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One document that is not the same: `source` and `table` are canonical texts, None where it is not there."""
+
+    key: str
+    source: str | None
+    table: str | None
+
+    @property
+    def kind(self) -> str:
+        """missing (in the table), extra (in the table), or different."""
+        if self.table is None:
+            return "missing"
+        return "extra" if self.source is None else "different"
+
+
+@dataclass
+class Reconciliation:
+    """What a comparison found. `counts` are (range, source, table, changes on their way) where the counts cannot be right."""
+
+    collection: str
+    position: str
+    read_at: datetime
+    ranges: int = 0
+    source_documents: int = 0
+    table_documents: int = 0
+    sampled: int = 0
+    moved_on: int = 0
+    typed_behind: int = 0
+    counts: list[tuple[str, int, int, int]] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.counts and not self.differences and not self.typed_behind
+
+
+def reconcile(
+    settings: Settings,
+    hours: CollectionHours,
+    contract: CollectionContract,
+    *,
+    sample: int = SAMPLE,
+    seed: int | None = None,
+    everything: bool = False,
+) -> Reconciliation:
+    """Compare one collection with its tables. `everything` compares every document instead of a sample.
+
+    Raises PlatformError where the capture does not reach the time at which the source was read.
+    """
+    uri = connections.uri_of(settings, contract.connection)
+    client = connections.connect(settings, contract.connection)
+    try:
+        return _reconcile(client, hours, contract, sample, seed, everything=everything)
+    except PyMongoError as error:
+        raise connections.source_error(error, contract.connection, uri) from error
+    finally:
+        client.close()
+
+
+def _reconcile(
+    client: MongoClient[dict[str, Any]],
+    hours: CollectionHours,
+    contract: CollectionContract,
+    sample: int,
+    seed: int | None,
+    *,
+    everything: bool,
+) -> Reconciliation:
+    name = contract.namespace
+    warehouse = hours.warehouse
+    tables = tables_of(warehouse, contract)
+    collection = client[contract.database].get_collection(contract.collection, codec_options=CODEC)
+
+    table_counts = {
+        row["bucket"]: (row["documents"], row["position"])
+        for row in warehouse.query(
+            f"SELECT bucket, COUNTIF(NOT deleted) AS documents, MAX(position) AS position FROM `{tables.raw}` GROUP BY bucket",
+            name="cdc_reconcile",
+        ).rows
+    }
+    position = max((at for _, at in table_counts.values()), default="")
+    rng = random.Random(seed)
+    source: dict[str, str] = {}
+    if everything:
+        source = {canonical(one["_id"]): canonical(one) for one in collection.find({})}
+    else:
+        for one in collection.aggregate([{"$sample": {"size": sample}}]):
+            source[canonical(one["_id"])] = canonical(one)
+    kept = "" if everything else f" ORDER BY FARM_FINGERPRINT(CONCAT(_id, '{rng.getrandbits(32)}')) LIMIT {sample}"
+    table = {
+        row["_id"]: row["document"]
+        for row in warehouse.query(
+            f"SELECT _id, document FROM `{tables.raw}` WHERE NOT deleted{kept}", name="cdc_reconcile"
+        ).rows
+    }
+    # Each side's sample is looked up on the other side.
+    for key in [key for key in table if key not in source]:
+        found = collection.find_one({"_id": parse(key)}) if not everything else None
+        if found is not None and canonical(found["_id"]) == key:
+            source[key] = canonical(found)
+    unknown = [key for key in source if key not in table]
+    if unknown:
+        buckets = sql.dates(sorted({bucket_of(key) for key in unknown}))
+        rows = warehouse.query(
+            f"SELECT _id, document FROM `{tables.raw}` WHERE NOT deleted AND bucket IN ({buckets}) AND _id IN UNNEST(@keys)",
+            {"keys": unknown},
+            name="cdc_reconcile",
+        ).rows
+        table |= {row["_id"]: row["document"] for row in rows}
+    counts = _source_counts(collection, sorted(table_counts))
+    read_at = connections.operation_time(client)
+
+    result = Reconciliation(name, position, datetime.fromtimestamp(read_at.time, UTC), ranges=len(counts))
+    moved = _moved_on(hours, contract, position, read_at)
+    result.sampled = len(source.keys() | table.keys())
+    for key in sorted(source.keys() | table.keys()):
+        if source.get(key) == table.get(key):
+            continue
+        if key in moved:
+            result.moved_on += 1
+        else:
+            result.differences.append(Difference(key, source.get(key), table.get(key)))
+    in_flight: dict[date, int] = {}
+    for key in moved:
+        bucket = date.fromisoformat(bucket_of(key))
+        in_flight[bucket] = in_flight.get(bucket, 0) + 1
+    result.source_documents = sum(counts.values())
+    result.table_documents = sum(count for count, _ in table_counts.values())
+    others = [bucket for bucket in table_counts if bucket.year >= 2200]
+    for label, ours, theirs, flying in [
+        *(
+            (bucket.isoformat()[:7], table_counts[bucket][0], counts[bucket.isoformat()], in_flight.get(bucket, 0))
+            for bucket in table_counts
+            if bucket.year < 2200
+        ),
+        (
+            "other _ids",
+            sum(table_counts[bucket][0] for bucket in others),
+            counts["other"],
+            sum(n for bucket, n in in_flight.items() if bucket.year >= 2200 or bucket not in table_counts),
+        ),
+    ]:
+        if abs(ours - theirs) > flying:
+            result.counts.append((label, theirs, ours, flying))
+    result.typed_behind = warehouse.query(
+        "SELECT COUNT(*) AS behind FROM "
+        f"(SELECT _id, position, deleted FROM `{tables.raw}` WHERE NOT deleted) AS r "
+        f"FULL JOIN (SELECT _id, _position FROM `{tables.typed}` WHERE NOT _deleted) AS t ON r._id = t._id "
+        "WHERE t._id IS NULL OR r._id IS NULL OR r.position != t._position",
+        name="cdc_reconcile",
+    ).rows[0]["behind"]
+    return result
+
+
+def _source_counts(collection: Any, buckets: Iterable[date]) -> dict[str, int]:
+    """Documents of each ObjectId month of the table, and all others: ranges of the `_id` index, none of them read twice."""
+    counts: dict[str, int] = {}
+    for bucket in buckets:
+        if bucket.year >= 2200:
+            continue
+        start = datetime(bucket.year, bucket.month, 1, tzinfo=UTC)
+        end = datetime(bucket.year + bucket.month // 12, bucket.month % 12 + 1, 1, tzinfo=UTC)
+        limits = {"$gte": ObjectId.from_datetime(start), "$lt": ObjectId.from_datetime(end)}
+        counts[bucket.isoformat()] = collection.count_documents({"_id": limits})
+    counts["other"] = collection.count_documents({}) - sum(counts.values())
+    return counts
+
+
+def _moved_on(hours: CollectionHours, contract: CollectionContract, position: str, read_at: Timestamp) -> set[str]:
+    """Keys of the changes that were landed after the table's position, up to the time at which the source was read."""
+    name = contract.namespace
+    deadline = time.monotonic() + PASS_SECONDS
+    while True:
+        found = hours.states().get(name)
+        if found is None:
+            raise PlatformError("no capture has taken it up yet", where=name, fix="run `dataplatform cdc capture`")
+        if found[0].passed >= (read_at.time, read_at.inc):
+            break
+        if time.monotonic() > deadline:
+            raise PlatformError(
+                f"the capture has not reached {datetime.fromtimestamp(read_at.time, UTC):%H:%M:%S}, when the source was read",
+                where=name,
+                fix="run `dataplatform cdc capture` (or `--once`) while it is compared",
+            )
+        time.sleep(KEPT_SECONDS)
+    landing = hours.landings[name]
+    since = floor_hour(Position.parse(position).time) if position else None
+    keys: set[str] = set()
+    for hour in landing.states(since):
+        for file in landing.files(hour):
+            keys |= _keys_after(landing, file, position)
+    return keys
+
+
+def _keys_after(landing: Landing, file: LandedFile, position: str) -> set[str]:
+    return {
+        change.key
+        for line in gzip.decompress(landing.read(file)).splitlines()
+        if (change := changes.decode(line)).key is not None and change.position > position
+    }
+
+
+def repair(
+    settings: Settings, hours: CollectionHours, contract: CollectionContract, keys: Iterable[str]
+) -> tuple[str, int]:
+    """Land the present state of these documents as corrections; (file, how many). Applied like every other change.
+
+    Each correction has the position that the source had reached before its document was read, so a change after that
+    still wins.
+    """
+    client = connections.connect(settings, contract.connection)
+    try:
+        collection = client[contract.database].get_collection(contract.collection, codec_options=CODEC)
+        now = connections.operation_time(client)
+        position = Position.of_snapshot(now)
+        at = time_text(time.time_ns() // 1_000_000)
+        lines = []
+        for key in sorted(set(keys)):
+            found: Mapping[str, Any] | None = collection.find_one({"_id": parse(key)})
+            if found is not None and canonical(found["_id"]) != key:
+                found = None  # a number that compares equal, of another type
+            lines.append(
+                line_of(
+                    "delete" if found is None else "replace",
+                    key,
+                    None if found is None else canonical(found),
+                    position,
+                    changed_at=time_text(now.time * 1000),
+                    captured_at=at,
+                    bucket=bucket_of(key),
+                    detail="repair",
+                )
+            )
+    except PyMongoError as error:
+        uri = connections.uri_of(settings, contract.connection)
+        raise connections.source_error(error, contract.connection, uri) from error
+    finally:
+        client.close()
+    landing = hours.landings[contract.namespace]
+    hour = floor_hour(position.time)
+    data = gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0)
+    file = landing.put(hour, f"repair-{time.time_ns()}.ndjson.gz", data)
+    return file.uri(landing), len(lines)
+
+
+__all__ = ["Difference", "HourState", "Reconciliation", "reconcile", "repair"]
