@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .cdc.hours import CollectionHours
+from .contracts.collections import load_collections_leniently
 from .contracts.load import load_contracts
 from .due import Due, Stream, range_text
 from .errors import PlatformError
@@ -51,6 +53,7 @@ def streams(settings: Settings) -> list[Stream]:
     contracts = load_contracts(settings.schemas_dir)
     return [
         EventHours(settings, contracts.events),
+        CollectionHours(settings, load_collections_leniently(settings.schemas_dir)[0].contracts),
     ]
 
 

@@ -4,6 +4,7 @@ import warnings
 
 import dagster as dg
 
+from .cdc.assets import definitions as cdc_definitions
 from .contracts.load import load_contracts
 from .events.assets import event_definitions
 from .settings import Settings, get_settings
@@ -16,6 +17,7 @@ def definitions_for(settings: Settings) -> dg.Definitions:
         warnings.simplefilter("ignore", dg.BetaWarning)  # code references, for every contract
         return dg.Definitions.merge(
             event_definitions(settings, contracts),
+            cdc_definitions(settings),
             dg.Definitions(
                 executor=dg.in_process_executor,
                 sensors=[
