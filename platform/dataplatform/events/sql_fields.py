@@ -4,7 +4,7 @@ The JSON text of each field is looked up once, in a common table expression `fie
 is said about these texts (sql_types.py). Repeated fields are read in one pass each, in `arrays`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dataplatform.contracts.events import EventContract
@@ -32,54 +32,86 @@ def quoted(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """One field of the tree outside of arrays.
+class Member:
+    """One field of an object, down to the next arrays.
 
-    `text` is the column of `fields` with its JSON text (NULL: missing or null); `pointer` its JSON pointer; `owner` the
-    `text` of the STRUCT it is a member of (of the parameters, on top); `column` its flattened name.
+    `text` is the SQL column with its JSON text (NULL: missing or null), `value` that with its typed value (of a repeated
+    field: STRUCT<items, valid, extra>), `owner` the `text` of the object it is in. `path` are the keys from the
+    outermost object (the parameters, or one element of an array).
     """
 
     field: Field
-    column: str
     text: str
+    value: str
     owner: str
-    path: str
-    pointer: str
+    path: tuple[str, ...]
 
     @property
-    def array(self) -> str:
-        """Column of `arrays` with what was read of a repeated field: STRUCT<items, valid, more, extra>."""
-        return f"{self.column}__read"
+    def own(self) -> str:
+        """Column with the text of a STRUCT's keys that the contract does not know (`{…}`)."""
+        return f"{self.text}_own"
+
+    @property
+    def flattened(self) -> bool:
+        return self.field.type == "STRUCT" and not self.field.repeated
 
 
 PARAMS = "_params"
+ELEMENT = "e"
 
 
-def places(fields: tuple[Field, ...], owner: str = PARAMS, path: tuple[str, ...] = ()) -> Iterator[Place]:
-    """All fields outside of arrays, a STRUCT before its members, in the order of the contract."""
-    for field in fields:
-        here = (*path, field.name)
-        column = FLATTEN_SEPARATOR.join(here)
-        text = f"{column}__text"
-        yield Place(field, column, text, owner, ".".join(("$.params", *here)), "/".join(("/params", *here)))
-        if field.type == "STRUCT" and not field.repeated:
-            yield from places(field.fields, text, here)
+def parameters(contract: EventContract) -> list[Member]:
+    """The parameters outside of arrays, a STRUCT before its members; typed values are named as the table's columns."""
+    columns = {column.name.lower() for column in contract.columns}
+    mark = "__text"
+    while any(f"{name}{mark}" in columns or name.endswith(mark) for name in columns):
+        mark += "_"
+
+    def walk(fields: tuple[Field, ...], owner: str, path: tuple[str, ...]) -> Iterator[Member]:
+        for field in fields:
+            here = (*path, field.name)
+            name = FLATTEN_SEPARATOR.join(here)
+            read = f"{name}{mark}read" if field.repeated else quoted(name)
+            yield Member(field, f"{name}{mark}", read, owner, here)
+            if field.type == "STRUCT" and not field.repeated:
+                yield from walk(field.fields, f"{name}{mark}", here)
+
+    return list(walk(contract.params, PARAMS, ()))
 
 
-def is_flattened(field: Field) -> bool:
-    return field.type == "STRUCT" and not field.repeated
+def element_members(fields: tuple[Field, ...]) -> list[Member]:
+    """The fields of one element of an array, likewise; columns are numbered, names being free within an element."""
+
+    def walk(fields: tuple[Field, ...], owner: str, path: tuple[str, ...], prefix: str) -> Iterator[Member]:
+        for index, field in enumerate(fields):
+            here = (*path, field.name)
+            text = f"{prefix}{index}"
+            yield Member(field, text, f"{text}_read" if field.repeated else value_of(field, text), owner, here)
+            if field.type == "STRUCT" and not field.repeated:
+                yield from walk(field.fields, text, here, f"{text}_")
+
+    return list(walk(fields, ELEMENT, (), "m"))
 
 
-def json_text(source: str, path: str) -> str:
+def value_of(field: Field, q: str) -> str:
+    return "" if field.type == "STRUCT" else value(field, q)
+
+
+def json_text(source: str, *path: str) -> str:
     """JSON text of a member; NULL where it is missing or null (the embedded server gives the text `null`)."""
-    return f"NULLIF(JSON_QUERY({source}, '{path}'), 'null')"
+    return f"NULLIF(JSON_QUERY({source}, '{'.'.join(('$', *path))}'), 'null')"
 
 
-def fields_columns(contract: EventContract, source: str) -> str:
+def lines(columns: Iterable[str], indent: int) -> str:
+    return (",\n" + " " * indent).join(columns)
+
+
+def texts(members: list[Member], source: str) -> list[str]:
     """Columns of `fields`: the text of the parameters and of each of them."""
-    columns = [f"{json_text(source, '$.params')} AS {PARAMS}"]
-    columns += [f"{json_text(source, place.path)} AS {place.text}" for place in places(contract.params)]
-    return ",\n      ".join(columns)
+    return [
+        f"{json_text(source, 'params')} AS {PARAMS}",
+        *(f"{json_text(source, 'params', *member.path)} AS {member.text}" for member in members),
+    ]
 
 
 # -- accepted rows ----------------------------------------------------------------------------------------------------
@@ -90,76 +122,78 @@ def typed_select(contract: EventContract) -> tuple[list[str], str]:
 
     `fresh` must hold only payloads that are readable JSON.
     """
-    everything = list(places(contract.params))
-    columns = [
-        ("event_id", "event_id"),
-        ("event", "event"),
-        ("event_time", "event_time"),
-        ("sent_at", "sent_at"),
-        *((name, name) for name in ENVELOPE_TEXTS),
-        ("received_at", "received_at"),
-        ("hour", "hour"),
-        ("occurred_at", occurred_at()),
-    ]
-    for place in everything:
-        if place.field.repeated:
-            columns.append((quoted(place.column), f"IFNULL({place.array}.items, [])"))
-        elif not is_flattened(place.field):
-            columns.append((quoted(place.column), value(place.field, place.text)))
-    columns.append(("_extra", extra_column(contract)))
-    selected = ",\n  ".join(sql if sql == name else f"{sql} AS {name}" for name, sql in columns)
-    valid = "\n  AND ".join(f"({valid_condition(place)})" for place in everything) or "TRUE"
+    members = parameters(contract)
+    envelope = ["event_id", "event", "event_time", "sent_at", *ENVELOPE_TEXTS, "received_at", "hour"]
+    own_columns = [quoted(column.name) for column in contract.columns]
+    arrays = [f"{read_array(m.field, m.text, 6)} AS {m.value}" for m in members if m.field.repeated]
+    typed = [f"{value(m.field, m.text)} AS {m.value}" for m in members if not m.field.repeated and not m.flattened]
+    typed += own_texts(contract.params, PARAMS, members)
+    arrays_clause = f"""
+  arrays AS (  -- each repeated parameter, read element by element in one pass
+    SELECT *,
+      {lines(arrays, 6)}
+    FROM fields
+  ),"""
+    valid = "\n  AND ".join(f"({condition})" for condition in valid_conditions(members)) or "TRUE"
+    results = [f"IFNULL({m.value}.items, [])" if m.field.repeated else m.value for m in members if not m.flattened]
+    columns = [*envelope, "occurred_at", *own_columns, "_extra"]
     return (
-        [name for name, _ in columns],
+        columns,
         f"""\
   fields AS (  -- the JSON text of each parameter; NULL where it is missing or null
     SELECT event_id, event, received_at, hour,
       SAFE_CAST(JSON_VALUE(payload, '$.event_time') AS TIMESTAMP) AS event_time,
       SAFE_CAST(JSON_VALUE(payload, '$.sent_at') AS TIMESTAMP) AS sent_at,
-      {_lines(f"JSON_VALUE(payload, '$.{name}') AS {name}" for name in ENVELOPE_TEXTS)},
-      {fields_columns(contract, "payload")}
+      {lines((f"JSON_VALUE(payload, '$.{name}') AS {name}" for name in ENVELOPE_TEXTS), 6)},
+      {lines(texts(members, "payload"), 6)}
     FROM fresh
-  ){arrays_clause(everything)}
+  ),{arrays_clause if arrays else ""}
+  typed AS (  -- the values; NULL where a text has not the form of the type
+    SELECT *,
+      UNIX_MICROS(event_time) + UNIX_MICROS(received_at) - UNIX_MICROS(sent_at) AS occurred_micros,
+      {lines(typed, 6)}
+    FROM {"arrays" if arrays else "fields"}
+  )
 SELECT
-  {selected}
-FROM {"arrays" if any(place.field.repeated for place in everything) else "fields"}
+  {", ".join(envelope)},
+  CASE
+    WHEN sent_at IS NULL THEN event_time
+    WHEN occurred_micros BETWEEN UNIX_MICROS({FIRST_TIME}) AND UNIX_MICROS({LAST_TIME})
+    THEN TIMESTAMP_MICROS(occurred_micros)
+  END,
+  {"".join(f"{result}, " for result in results)}
+  {extra_column(contract, members)}
+FROM typed
 WHERE {valid}""",
     )
 
 
-def _lines(columns: Iterator[str]) -> str:
-    return ",\n      ".join(columns)
+def valid_conditions(members: list[Member]) -> Iterator[str]:
+    """Conditions that are all TRUE where the members of an object are as the contract says."""
+    for member in members:
+        q = member.text
+        right = valid_value(member)
+        if not member.field.required:
+            if right != "TRUE":
+                yield f"{q} IS NULL OR {grouped(right)}"
+            continue
+        present = f"{q} IS NOT NULL" if right == "TRUE" else right  # of NULL no form is right
+        yield present if member.owner in (PARAMS, ELEMENT) else f"{member.owner} IS NULL OR {grouped(present)}"
 
 
-def occurred_at() -> str:
-    """The device's time, corrected by how far its clock was off; NULL beyond the years 1 to 9999."""
-    micros = "UNIX_MICROS(event_time) + UNIX_MICROS(received_at) - UNIX_MICROS(sent_at)"
-    return (
-        f"CASE WHEN sent_at IS NULL THEN event_time"
-        f" WHEN {micros} BETWEEN UNIX_MICROS({FIRST_TIME}) AND UNIX_MICROS({LAST_TIME})"
-        f" THEN TIMESTAMP_MICROS({micros}) END"
-    )
+def valid_value(member: Member) -> str:
+    """Condition on the text of a member that is there: form and bounds."""
+    if member.field.repeated:
+        return f"STARTS_WITH({member.text}, '[') AND IFNULL({member.value}.valid, TRUE)"
+    return valid_scalar(member.field, member.text, member.value)
 
 
-def valid_condition(place: Place) -> str:
-    """Condition that is TRUE where the field is as the contract says, given that its owner is."""
-    field, q = place.field, place.text
-    right = valid_value(field, q)
-    if field.repeated:
-        right = f"STARTS_WITH({q}, '[') AND IFNULL({place.array}.valid, TRUE)"
-    if not field.required:
-        return right if right == "TRUE" else f"{q} IS NULL OR {_grouped(right)}"
-    present = f"{q} IS NOT NULL" if right == "TRUE" else f"{q} IS NOT NULL AND {_grouped(right)}"
-    return present if place.owner == PARAMS else f"{place.owner} IS NULL OR {_grouped(present)}"
+def valid_scalar(field: Field, q: str, x: str) -> str:
+    conditions = [form(field, q, x), *(condition for _, condition in bounds(field, x))]
+    return " AND ".join(map(grouped, conditions)) if len(conditions) > 1 else conditions[0]
 
 
-def valid_value(field: Field, q: str) -> str:
-    """Condition on a text that is not NULL: form and bounds of one value."""
-    conditions = [form(field, q), *(f"NOT ({broken})" for _, broken in bounds(field, q))]
-    return " AND ".join(map(_grouped, conditions)) if len(conditions) > 1 else conditions[0]
-
-
-def _grouped(condition: str) -> str:
+def grouped(condition: str) -> str:
     return f"({condition})" if " OR " in condition or " AND " in condition else condition
 
 
@@ -168,93 +202,52 @@ def elements(q: str) -> str:
     return f"UNNEST(IF(STARTS_WITH({q}, '['), JSON_QUERY_ARRAY({q}, '$'), [])) AS e WITH OFFSET AS o"
 
 
-def arrays_clause(everything: list[Place]) -> str:
-    """Common table expression `arrays`: `fields`, and what was read of each repeated field."""
-    repeated = [place for place in everything if place.field.repeated]
-    if not repeated:
-        return ""
-    columns = ",\n      ".join(f"{read_array(place.field, place.text, 6)} AS {place.array}" for place in repeated)
-    return f""",
-  arrays AS (  -- each repeated parameter, read element by element in one pass
-    SELECT *,
-      {columns}
-    FROM fields
-  )"""
-
-
 def read_array(field: Field, q: str, indent: int) -> str:
-    """Sub-query that reads a repeated field: STRUCT<items ARRAY, valid BOOL, more BOOL, extra STRING>.
+    """Sub-query that reads a repeated field: STRUCT<items ARRAY, valid BOOL, extra STRING>.
 
-    `more`: an element has keys that the contract does not know; `extra`: these, as the text of a JSON array with an object
-    for each element.
+    `extra`: keys of the elements that the contract does not know, as the text of a JSON array with an object for each
+    element; NULL where there are none.
     """
-    pad = " " * indent
+    pad = "\n" + " " * indent
     if field.type != "STRUCT":
-        e = "NULLIF(e, 'null')"
+        valid = valid_scalar(field, "e", value(field, "e"))
+        condition = "NULLIF(e, 'null') IS NOT NULL" + ("" if valid == "TRUE" else f" AND {grouped(valid)}")
         return (
-            f"(SELECT AS STRUCT\n{pad}  ARRAY_AGG({value(field, 'e')} ORDER BY o) AS items,\n"
-            f"{pad}  LOGICAL_AND({e} IS NOT NULL AND {_grouped(valid_value(field, 'e'))}) AS valid\n"
+            f"(SELECT AS STRUCT{pad}  ARRAY_AGG({value(field, 'e')} ORDER BY o) AS items,"
+            f"{pad}  LOGICAL_AND(IFNULL({condition}, FALSE)) AS valid"
             f"{pad}FROM {elements(q)})"
         )
-    members = list(members_of(field.fields))
-    plain = [f"{json_text('e', path)} AS {alias}" for _, alias, path, _ in members]
-    nested = [
-        f"{read_array(child, alias, indent + 6)} AS {alias}_read" for child, alias, _, _ in members if child.repeated
-    ]
-    inner = f"(\n{pad}  SELECT o, NULLIF(e, 'null') AS e, {', '.join(plain)}\n{pad}  FROM {elements(q)}\n{pad})"
+    members = element_members(field.fields)
+    columns = [f"{json_text('e', *member.path)} AS {member.text}" for member in members]
+    rows = f"(SELECT {', '.join(['o', "NULLIF(e, 'null') AS e", *columns])}{pad}    FROM {elements(q)})"
+    nested = [f"{read_array(m.field, m.text, indent + 4)} AS {m.value}" for m in members if m.field.repeated]
     if nested:
-        inner = f"(\n{pad}  SELECT *, {', '.join(nested)}\n{pad}  FROM {inner}\n{pad})"
-    valid = ["e IS NOT NULL", "STARTS_WITH(e, '{')"]
-    for child, alias, _, owner in members:
-        if child.repeated:
-            right = f"STARTS_WITH({alias}, '[') AND IFNULL({alias}_read.valid, TRUE)"
-        else:
-            right = valid_value(child, alias)
-        if child.required:
-            condition = f"{alias} IS NOT NULL" + ("" if right == "TRUE" else f" AND {_grouped(right)}")
-            valid.append(condition if owner == "e" else f"{owner} IS NULL OR {_grouped(condition)}")
-        elif right != "TRUE":
-            valid.append(f"{alias} IS NULL OR {_grouped(right)}")
-    conditions = " AND ".join(_grouped(condition) for condition in valid)
-    more = f"IFNULL({more_condition('e', members)}, FALSE)"
-    extra = extra_text(field.fields, "e", members)
+        rows = f"(SELECT *, {', '.join(nested)}{pad}    FROM {rows})"
+    own = own_texts(field.fields, ELEMENT, members)
+    rows = f"(SELECT *, {', '.join(own)}{pad}    FROM {rows})"
+    conditions = " AND ".join(map(grouped, ["STARTS_WITH(e, '{')", *valid_conditions(members)]))
+    more = f"LOGICAL_OR({ELEMENT}_own IS NOT NULL)"
+    extras = f"ARRAY_TO_STRING(ARRAY_AGG(IFNULL({extra_text(ELEMENT, members)}, '{{}}') ORDER BY o), ',')"
     return (
-        f"(SELECT AS STRUCT\n"
-        f"{pad}  ARRAY_AGG({struct_value('e', members)} ORDER BY o) AS items,\n"
-        f"{pad}  LOGICAL_AND({conditions}) AS valid,\n"
-        f"{pad}  LOGICAL_OR({more}) AS more,\n"
-        f"{pad}  ARRAY_TO_STRING(ARRAY_AGG(IF({more}, IFNULL({extra}, '{{}}'), '{{}}') ORDER BY o), ',') AS extra\n"
-        f"{pad}FROM {inner})"
+        f"(SELECT AS STRUCT{pad}  ARRAY_AGG({struct_value(ELEMENT, members)} ORDER BY o) AS items,"
+        f"{pad}  LOGICAL_AND(IFNULL({conditions}, FALSE)) AS valid,"
+        f"{pad}  IF({more}, {extras}, NULL) AS extra"
+        f"{pad}FROM {rows})"
     )
-
-
-type Member = tuple[Field, str, str, str]
-"""Field, alias of its text, its path below the element, alias of its owner's text."""
-
-
-def members_of(fields: tuple[Field, ...], owner: str = "e", path: str = "$", prefix: str = "m") -> Iterator[Member]:
-    """Fields of an element down to the next arrays, a STRUCT before its members."""
-    for index, field in enumerate(fields):
-        alias = f"{prefix}{index}"
-        here = f"{path}.{field.name}"
-        yield field, alias, here, owner
-        if is_flattened(field):
-            yield from members_of(field.fields, alias, here, f"{alias}_")
 
 
 def struct_value(owner: str, members: list[Member]) -> str:
     """A STRUCT of typed values (inside of arrays, STRUCTs stay nested)."""
     values = []
-    for field, alias, _, own in members:
-        if own != owner:
+    for member in members:
+        if member.owner != owner:
             continue
-        if field.repeated:
-            sql = f"IFNULL({alias}_read.items, [])"
-        elif field.type == "STRUCT":
-            sql = f"IF({alias} IS NULL, NULL, {struct_value(alias, members)})"
-        else:
-            sql = value(field, alias)
-        values.append(f"{sql} AS {quoted(field.name)}")
+        sql = member.value
+        if member.field.repeated:
+            sql = f"IFNULL({member.value}.items, [])"
+        elif member.flattened:
+            sql = f"IF({member.text} IS NULL, NULL, {struct_value(member.text, members)})"
+        values.append(f"{sql} AS {quoted(member.field.name)}")
     return f"STRUCT({', '.join(values)})"
 
 
@@ -264,60 +257,62 @@ def struct_value(owner: str, members: list[Member]) -> str:
 def known_size(owner: str, members: list[Member]) -> str:
     """Bytes of an object's text if it has no other keys than the contract's: `{"key":text,…}` without white space."""
     terms = ["1"]
-    for field, alias, _, own in members:
-        if own != owner:
-            continue
-        inner = known_size(alias, members) if is_flattened(field) else f"BYTE_LENGTH({alias})"
-        terms.append(f"IF({alias} IS NULL, 0, {len(field.name) + 4} + {inner})")
-    return " + ".join(terms)
+    for member in members:
+        if member.owner == owner:
+            size = known_size(member.text, members) if member.flattened else f"BYTE_LENGTH({member.text})"
+            terms.append(f"IFNULL({len(member.field.name) + 4} + {size}, 0)")
+    if owner in (PARAMS, ELEMENT):
+        return " + ".join(terms)
+    return f"IF({owner} IS NULL, NULL, {' + '.join(terms)})"
 
 
-def more_condition(owner: str, members: list[Member]) -> str:
-    """Condition: the object (or an object below it) may have keys that the contract does not know.
+def own_texts(fields: tuple[Field, ...], owner: str, members: list[Member]) -> list[str]:
+    """Columns with the unknown keys of an object, and of each STRUCT in it, as text (`{…}`); NULL where there are none.
 
-    Counting bytes is cheap, and never misses a key: without one the text is exactly as long as its known parts.
+    Counting bytes is cheap and never misses a key: without one the text is exactly as long as its known parts (a text
+    with white space or nulls is longer, and looked at as well). Only then the known keys are taken out, one by one.
     """
-    conditions = [f"BYTE_LENGTH({owner}) != {known_size(owner, members)}"]
-    conditions += [
-        f"IFNULL({_read(alias)}.more, FALSE)"
-        for field, alias, _, _ in members
-        if field.repeated and field.type == "STRUCT"
+    nested = [f"{m.value}.extra IS NOT NULL" for m in members if m.field.repeated and m.field.type == "STRUCT"]
+    more = " OR ".join([f"BYTE_LENGTH({owner}) != {known_size(owner, members)}", *nested])
+    columns = [f"IF({more}, {without(fields, owner)}, NULL) AS {owner}_own"]
+    columns += [
+        f"IF(STARTS_WITH({m.text}, '{{'), {without(m.field.fields, m.text)}, NULL) AS {m.own}"
+        for m in members
+        if m.flattened
     ]
-    return " OR ".join(conditions)
+    return columns
 
 
-def _read(alias: str) -> str:
-    return f"{alias.removesuffix('__text')}__read" if alias.endswith("__text") else f"{alias}_read"
-
-
-def extra_text(fields: tuple[Field, ...], owner: str, members: list[Member]) -> str:
-    """Text of a JSON object with the unknown keys of an object and of the objects below it; NULL where there are none."""
-    own = f"PARSE_JSON({owner}, wide_number_mode => 'round')"
+def without(fields: tuple[Field, ...], q: str) -> str:
+    """Text of a JSON object without its known keys."""
+    rest = f"PARSE_JSON({q}, wide_number_mode => 'round')"
     for field in fields:
-        own = f"JSON_REMOVE({own}, '$.{field.name}')"
-    own = f"TO_JSON_STRING({own})"
+        rest = f"JSON_REMOVE({rest}, '$.{field.name}')"
+    return f"TO_JSON_STRING({rest})"
+
+
+def extra_text(owner: str, members: list[Member]) -> str:
+    """Text of a JSON object with the unknown keys of an object and of the objects below it; NULL where there are none."""
     parts = []
-    for field, alias, _, member_of in members:
-        if member_of != owner or field.type != "STRUCT":
+    for member in members:
+        if member.owner != owner or member.field.type != "STRUCT":
             continue
-        key = literal(f'"{field.name}":')
-        if field.repeated:
-            parts.append(f"IF({_read(alias)}.more, CONCAT({key}, '[', {_read(alias)}.extra, ']'), NULL)")
+        key = literal(f'"{member.field.name}":')
+        if member.field.repeated:
+            parts.append(f"CONCAT({key}, '[', {member.value}.extra, ']')")
         else:
-            parts.append(
-                f"IF(STARTS_WITH({alias}, '{{'), CONCAT({key}, {extra_text(field.fields, alias, members)}), NULL)"
-            )
+            parts.append(f"CONCAT({key}, {extra_text(member.text, members)})")
+    own = f"{owner}_own"
     if not parts:
         return f"NULLIF({own}, '{{}}')"
     inner = f"NULLIF(SUBSTR({own}, 2, LENGTH({own}) - 2), '')"
     return f"NULLIF(CONCAT('{{', ARRAY_TO_STRING([{', '.join([inner, *parts])}], ','), '}}'), '{{}}')"
 
 
-def extra_column(contract: EventContract) -> str:
-    members: list[Member] = [(p.field, p.text, p.path, p.owner) for p in places(contract.params)]
-    more = more_condition(PARAMS, members)
-    extra = extra_text(contract.params, PARAMS, members)
-    return f"IF({more}, PARSE_JSON({extra}, wide_number_mode => 'round'), NULL)"
+def extra_column(contract: EventContract, members: list[Member]) -> str:
+    del contract
+    text = extra_text(PARAMS, members)
+    return f"IF({PARAMS}_own IS NULL, NULL, PARSE_JSON({text}, wide_number_mode => 'round'))"
 
 
 # -- rejected rows ----------------------------------------------------------------------------------------------------
@@ -325,9 +320,10 @@ def extra_column(contract: EventContract) -> str:
 
 def rejected_select(contract: EventContract) -> str:
     """The SQL from `fresh` (all of received) to rejected rows, with every reason."""
+    members = parameters(contract)
     regex = inexact_paths(contract)
     minded = f" OR (readable AND REGEXP_CONTAINS(f.path, {literal(regex)}))" if regex else ""
-    reasons = ",\n        ".join(contract_reasons(contract))
+    reasons = lines(contract_reasons(members), 8)
     unreadable = ", ".join(literal(code) for code in UNREADABLE)
     found = f"IF(readable, ARRAY_CONCAT(\n        {reasons}\n      ), [])" if reasons else "[]"
     if not reasons:
@@ -339,7 +335,7 @@ def rejected_select(contract: EventContract) -> str:
   ),
   fields AS (  -- the JSON text of each parameter; NULL where it is missing or null, and where the event is unreadable
     SELECT event_id, event, hour, received_at, source, payload, file, line, readable, faults,
-      {fields_columns(contract, "IF(readable, payload, NULL)")}
+      {lines(texts(members, "IF(readable, payload, NULL)"), 6)}
     FROM judged
   ),
   found AS (
@@ -368,64 +364,66 @@ def struct(reason: Reason, path: str | None = None) -> str:
     )
 
 
-def contract_reasons(contract: EventContract) -> list[str]:
+def contract_reasons(members: list[Member]) -> list[str]:
     """SQL of arrays of reasons, to be concatenated: one for each thing that can be wrong."""
     found: list[str] = []
-    for place in places(contract.params):
-        owner = "TRUE" if place.owner == PARAMS else f"STARTS_WITH({place.owner}, '{{')"
-        found += field_reasons(place.field, place.text, owner, literal(place.pointer))
-        if place.field.repeated:
-            found += array_reasons(place.field, place.text, literal(f"{place.pointer}/"), 8)
+    for member in members:
+        pointer = "/".join(("/params", *member.path))
+        found += member_reasons(member, literal(pointer))
+        if member.field.repeated:
+            found += array_reasons(member.field, member.text, literal(f"{pointer}/"), 8)
     return found
 
 
-def field_reasons(field: Field, q: str, owner: str, path: str) -> list[str]:
+def member_reasons(member: Member, path: str) -> list[str]:
     """Arrays of reasons against one field (its elements left out); `path` is SQL for its pointer."""
+    q = member.text
     found = []
-    if field.required:
-        present = "" if owner == "TRUE" else f"{owner} AND "
-        found.append(_if(f"{present}{q} IS NULL", Reason("", "missing", why.MISSING), path))
-    if field.repeated:
-        found.append(_if(f"NOT STARTS_WITH({q}, '[')", Reason("", "wrong_type", why.WRONG_TYPE_REPEATED), path))
-    else:
-        found += value_reasons(field, q, path)
-    return found
+    if member.field.required:
+        present = "" if member.owner == PARAMS else f"STARTS_WITH({member.owner}, '{{') AND "
+        found.append(reason_if(f"{present}{q} IS NULL", Reason("", "missing", why.MISSING), path))
+    if member.field.repeated:
+        wrong = Reason("", "wrong_type", why.WRONG_TYPE_REPEATED)
+        return [*found, reason_if(f"NOT STARTS_WITH({q}, '[')", wrong, path)]
+    return [*found, *value_reasons(member.field, q, path)]
 
 
 def value_reasons(field: Field, q: str, path: str) -> list[str]:
     """Arrays of reasons against one value, whose text may be NULL."""
-    right = form(field, q)
+    x = value_of(field, q)
+    right = form(field, q, x)
     if right == "TRUE":
         return []
-    found = [_if(f"{q} IS NOT NULL AND NOT ({right})", why.wrong_type(field), path)]
-    found += [_if(f"{_grouped(right)} AND {broken}", reason, path) for reason, broken in bounds(field, q)]
+    found = [reason_if(f"{q} IS NOT NULL AND NOT IFNULL({right}, FALSE)", why.wrong_type(field), path)]
+    found += [
+        reason_if(f"{grouped(right)} AND NOT ({condition})", reason, path) for reason, condition in bounds(field, x)
+    ]
     return found
 
 
-def _if(condition: str, reason: Reason, path: str) -> str:
+def reason_if(condition: str, reason: Reason, path: str) -> str:
     return f"IF({condition}, [{struct(reason, path)}], [])"
 
 
 def array_reasons(field: Field, q: str, path: str, indent: int) -> list[str]:
     """Arrays of reasons against the elements of a repeated field; `path` is SQL for its pointer and a slash."""
-    pad = " " * indent
+    pad = "\n" + " " * indent
     here = f"CONCAT({path}, CAST(o AS STRING))"
-    null = _if("e IS NULL", Reason("", "null_element", why.NULL_ELEMENT), here)
     columns = ["o", "NULLIF(e, 'null') AS e"]
-    found = [null, *value_reasons(field, "e", here)]
-    if field.type == "STRUCT":
-        for child, alias, member_path, owner in members_of(field.fields):
-            columns.append(f"{json_text('e', member_path)} AS {alias}")
-            pointer = literal(member_path.replace("$", "").replace(".", "/"))
-            spot = f"CONCAT({here}, {pointer})"
-            found += field_reasons(child, alias, f"STARTS_WITH({owner}, '{{')", spot)
-            if child.repeated:
-                found += array_reasons(child, alias, f"CONCAT({here}, {pointer}, '/')", indent + 6)
-    concatenated = f",\n{pad}    ".join(found)
+    found = [
+        reason_if("e IS NULL", Reason("", "null_element", why.NULL_ELEMENT), here),
+        *value_reasons(field, "e", here),
+    ]
+    for member in element_members(field.fields):
+        columns.append(f"{json_text('e', *member.path)} AS {member.text}")
+        pointer = "/".join(("", *member.path))
+        found += member_reasons(member, f"CONCAT({here}, {literal(pointer)})")
+        if member.field.repeated:
+            found += array_reasons(member.field, member.text, f"CONCAT({here}, {literal(f'{pointer}/')})", indent + 4)
     return [
-        f"ARRAY(\n{pad}  SELECT AS STRUCT r.path AS path, r.code AS code, r.message AS message\n"
-        f"{pad}  FROM (SELECT {', '.join(columns)} FROM {elements(q)}) AS x, UNNEST(ARRAY_CONCAT(\n"
-        f"{pad}    {concatenated}\n{pad}  )) AS r\n{pad})"
+        f"ARRAY({pad}  SELECT AS STRUCT r.path AS path, r.code AS code, r.message AS message"
+        f"{pad}  FROM (SELECT {', '.join(columns)} FROM {elements(q)}) AS x, UNNEST(ARRAY_CONCAT("
+        f"{pad}    {lines(found, indent + 4)}{pad}  )) AS r)"
     ]
 
 

@@ -46,34 +46,34 @@ def text_of(q: str) -> str:
     return f"JSON_VALUE({q}, '$')"
 
 
-def form(field: Field, q: str) -> str:
-    """Condition, never NULL: the value has the JSON form of the type and fits it exactly."""
+def form(field: Field, q: str, x: str | None = None) -> str:
+    """Condition: the value has the JSON form of the type and fits it exactly. FALSE or NULL otherwise.
+
+    `x` is SQL of the typed value where that is at hand.
+    """
     v = text_of(q)
+    x = x or (value(field, q) if field.type not in ("STRUCT", "STRING", "BOOL", "JSON", "NUMERIC") else "")
     match field.type:
         case "STRING":
             return f"STARTS_WITH({q}, '\"')"
         case "INT64":
-            # The embedded server casts '1.0' to 1; BigQuery takes '007': only what reads the same again is right.
-            return f"IFNULL(CAST(SAFE_CAST({v} AS INT64) AS STRING) = {v}, FALSE) OR {q} = '-0'"
+            # The embedded server casts '1.0' to 1, BigQuery takes '007': only what is written the same again is right.
+            return f"CAST({x} AS STRING) = {v} OR {q} = '-0'"
         case "FLOAT64":
-            return f"SUBSTR({q}, 1, 1) NOT IN ('\"', 't', 'f') AND SAFE_CAST({q} AS FLOAT64) IS NOT NULL"
+            return f"SUBSTR({q}, 1, 1) NOT IN ('\"', 't', 'f') AND {x} IS NOT NULL"
         case "NUMERIC":
             # A number may be written (or shown by the server) as 1e-9 or 12.50000000000: it is right if NUMERIC keeps it.
             return (
-                f"CASE WHEN {v} IS NULL THEN FALSE WHEN REGEXP_CONTAINS({v}, r'{DECIMAL}') THEN TRUE"
-                f" WHEN SUBSTR({q}, 1, 1) IN ('\"', 't', 'f') THEN FALSE"
-                f" ELSE IFNULL(SAFE_CAST(CAST(SAFE_CAST({v} AS NUMERIC) AS STRING) AS FLOAT64)"
-                f" = SAFE_CAST({v} AS FLOAT64), FALSE) END"
+                f"CASE WHEN REGEXP_CONTAINS({v}, r'{DECIMAL}') THEN TRUE"
+                f" WHEN SUBSTR({q}, 1, 1) NOT IN ('\"', 't', 'f')"
+                f" THEN SAFE_CAST(CAST(SAFE_CAST({v} AS NUMERIC) AS STRING) AS FLOAT64) = SAFE_CAST({v} AS FLOAT64) END"
             )
         case "BOOL":
             return f"{q} IN ('true', 'false')"
         case "TIMESTAMP":
-            return (
-                f"IFNULL(REGEXP_CONTAINS({v}, r'{TIME}')"
-                f" AND SAFE_CAST({v} AS TIMESTAMP) BETWEEN {FIRST_TIME} AND {LAST_TIME}, FALSE)"
-            )
+            return f"REGEXP_CONTAINS({v}, r'{TIME}') AND {x} BETWEEN {FIRST_TIME} AND {LAST_TIME}"
         case "DATE":
-            return f"IFNULL(CAST(SAFE_CAST({v} AS DATE) AS STRING) = {v}, FALSE)"
+            return f"CAST({x} AS STRING) = {v}"
         case "STRUCT":
             return f"STARTS_WITH({q}, '{{')"
     return "TRUE"
@@ -106,17 +106,17 @@ def value(field: Field, q: str) -> str:
     raise ValueError(f"a {field.type} has no value of its own")
 
 
-def bounds(field: Field, q: str) -> list[tuple[Reason, str]]:
-    """What the contract asks of values that have the right form: a reason (without path) and when it holds."""
+def bounds(field: Field, x: str) -> list[tuple[Reason, str]]:
+    """What the contract asks of values that have the right form: a condition, and the reason (without path) if it fails."""
     limits = bounds_of(field)
     found: list[tuple[Reason, str]] = []
     if limits.values is not None:
         listed = ", ".join(literal(allowed) for allowed in sorted(limits.values))
-        found.append((why.not_in_values(field), f"{value(field, q)} NOT IN ({listed})"))
+        found.append((why.not_in_values(field), f"{x} IN ({listed})"))
     if limits.min is not None:
-        found.append((why.too_small(field), f"{value(field, q)} < {literal(limits.min)}"))
+        found.append((why.too_small(field), f"{x} >= {literal(limits.min)}"))
     if limits.max is not None:
-        found.append((why.too_large(field), f"{value(field, q)} > {literal(limits.max)}"))
+        found.append((why.too_large(field), f"{x} <= {literal(limits.max)}"))
     if field.pattern is not None:
-        found.append((why.pattern(field), f"NOT REGEXP_CONTAINS({text_of(q)}, {literal(f'^(?:{field.pattern})$')})"))
+        found.append((why.pattern(field), f"REGEXP_CONTAINS({x}, {literal(f'^(?:{field.pattern})$')})"))
     return found
