@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from dataplatform.contracts.errors import ContractError
 from dataplatform.fraud.commands import fraud
+from dataplatform.fraud.fact_types import DeclaredFact
 from dataplatform.fraud.features import UNITS, load_entity, parse_entity
 from dataplatform.fraud.moments import Event, Moment, read_events, read_moments
 from dataplatform.fraud.online import OnlineFeatures, features_in_order
@@ -393,7 +394,7 @@ def test_every_mistake_of_a_file_is_told():
 
 
 def test_features_are_checked_against_events():
-    events = {"send": {"amount": "NUMERIC", "user_id": "STRING"}}
+    events = {"send": {"amount": DeclaredFact("NUMERIC"), "user_id": DeclaredFact("STRING")}}
     text = """\
 entity: user
 key: user_id

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..contracts.errors import ContractError, Problem
 from ..contracts.events import EventContract
 from ..contracts.load import Contracts, load_contracts
-from .fact_types import TypedPolicy
+from .fact_types import DeclaredFact, TypedPolicy
 from .features import EntityFeatures, load_entities
 from .policies import load_policies
 from .tree import Policy
@@ -27,9 +27,9 @@ ENVELOPE: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Catalog:
-    """`columns` are, by event, its columns with their types; `entities` and `policies` by name."""
+    """`columns` are, by event, what its columns are; `entities` and `policies` by name."""
 
-    columns: Mapping[str, Mapping[str, str]]
+    columns: Mapping[str, Mapping[str, DeclaredFact]]
     entities: Mapping[str, EntityFeatures]
     policies: Mapping[str, TypedPolicy]
 
@@ -61,11 +61,12 @@ def load_catalog(schemas: Path, contracts: Contracts | None = None) -> Catalog:
     return Catalog(columns, entities, policies)
 
 
-def event_columns(contract: EventContract) -> dict[str, str]:
-    """Columns of an event with their types; REPEATED for lists, which no condition can read."""
-    columns = dict(ENVELOPE)
+def event_columns(contract: EventContract) -> dict[str, DeclaredFact]:
+    """What an event's columns are; of the type REPEATED for lists, which no condition can read."""
+    columns = {name: DeclaredFact(held, "", "event") for name, held in ENVELOPE.items()}
     for column in contract.columns:
-        columns[column.name] = "REPEATED" if column.field.repeated else column.field.type
+        held = "REPEATED" if column.field.repeated else column.field.type
+        columns[column.name] = DeclaredFact(held, "", "event", column.field.values)
     return columns
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from .document import suggestion
 from .expression import print_expression
 from .tree import (
     KIND_OF_TYPE,
@@ -28,11 +29,12 @@ UNTYPED = "ANY"
 
 @dataclass(frozen=True, slots=True)
 class DeclaredFact:
-    """A fact that a feature or an event field declares."""
+    """A fact that a feature or an event field declares; `values` are the only ones it has, where they are known."""
 
     type: str
     unit: str = ""
     source: str = ""
+    values: tuple[object, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,9 @@ def type_policy(
             problem = _check(owner, leaf, types[fact], parameters, lists, places)
             if problem:
                 problems.append(problem)
-            elif declared is not None and (wrong := _unit(owner, leaf, declared[fact], parameters)):
-                problems.append(wrong)
+            elif declared is not None:
+                problems += _unit(owner, leaf, declared[fact], parameters)
+                problems += _value(owner, leaf, declared[fact])
     return TypedPolicy(policy, types, frozenset(declared or ())), problems
 
 
@@ -175,8 +178,6 @@ def _check(  # noqa: PLR0917
 
 
 def _undeclared(owner: tuple[str | int, ...], leaf: Leaf, declared: Mapping[str, DeclaredFact]) -> TypeProblem:
-    from .document import suggestion
-
     near = suggestion(leaf.fact, declared)
     return TypeProblem(
         owner,
@@ -189,19 +190,25 @@ def _undeclared(owner: tuple[str | int, ...], leaf: Leaf, declared: Mapping[str,
 
 def _unit(
     owner: tuple[str | int, ...], leaf: Leaf, fact: DeclaredFact, parameters: Mapping[str, object]
-) -> TypeProblem | None:
+) -> list[TypeProblem]:
     if not isinstance(leaf, Comparison) or not isinstance(leaf.operand, ParameterReference):
-        return None
+        return []
     unit: str = parameters[leaf.operand.name].unit  # type: ignore[attr-defined]
     if unit == fact.unit or not fact.unit:
-        return None
-    return TypeProblem(
-        owner,
-        leaf.at,
-        "wrong_unit",
-        f"{leaf.fact} is in {fact.unit} and ${leaf.operand.name} in {unit or 'no unit'}",
-        f"give the parameter the unit {fact.unit}",
-    )
+        return []
+    message = f"{leaf.fact} is in {fact.unit} and ${leaf.operand.name} in {unit or 'no unit'}"
+    return [TypeProblem(owner, leaf.at, "wrong_unit", message, f"give the parameter the unit {fact.unit}")]
+
+
+def _value(owner: tuple[str | int, ...], leaf: Leaf, fact: DeclaredFact) -> list[TypeProblem]:
+    if not isinstance(leaf, Comparison) or not isinstance(leaf.operand, Constant) or fact.values is None:
+        return []
+    if leaf.operator not in ("=", "!=") or leaf.operand.value in fact.values:
+        return []
+    near = suggestion(str(leaf.operand.value), [str(value) for value in fact.values])
+    message = f"{leaf.fact} is never {leaf.operand.value!r}"
+    fix = f"write {near!r}" if near else f"one of {', '.join(map(str, fact.values))}"
+    return [TypeProblem(owner, leaf.at, "unknown_value", message, fix)]
 
 
 def _article(kind: str) -> str:

@@ -131,23 +131,25 @@ class EntityFeatures:
         return {f"{role}.id": DeclaredFact("STRING", "", "entity")} | facts
 
 
-def load_entity(file: Path, *, events: Mapping[str, Mapping[str, str]] | None = None) -> EntityFeatures:
+def load_entity(file: Path, *, events: Mapping[str, Mapping[str, DeclaredFact]] | None = None) -> EntityFeatures:
     """Read one file of features; ContractError with every mistake.
 
-    `events` gives the columns (name → type) of every event; without it the file stands alone and types of columns come
+    `events` gives the columns of every event; without it the file stands alone and types of columns come
     from how they are used.
     """
     return _read(read_document(file), events)
 
 
 def parse_entity(
-    text: str, file: Path = Path("features.yaml"), *, events: Mapping[str, Mapping[str, str]] | None = None
+    text: str, file: Path = Path("features.yaml"), *, events: Mapping[str, Mapping[str, DeclaredFact]] | None = None
 ) -> EntityFeatures:
     """`load_entity` of a text."""
     return _read(parse_document(text, file), events)
 
 
-def load_entities(root: Path, *, events: Mapping[str, Mapping[str, str]] | None = None) -> dict[str, EntityFeatures]:
+def load_entities(
+    root: Path, *, events: Mapping[str, Mapping[str, DeclaredFact]] | None = None
+) -> dict[str, EntityFeatures]:
     """All files of features below a folder, by entity; ContractError with the mistakes of all of them."""
     found: dict[str, EntityFeatures] = {}
     problems: list[Problem] = []
@@ -176,7 +178,7 @@ def window_text(window: int | None) -> str:
     raise AssertionError(window)
 
 
-def _read(document: Document, events: Mapping[str, Mapping[str, str]] | None) -> EntityFeatures:
+def _read(document: Document, events: Mapping[str, Mapping[str, DeclaredFact]] | None) -> EntityFeatures:
     root = document.root
     document.keys((), root, FILE_KEYS)
     entity = document.text((), root, "entity", required=True)
@@ -387,7 +389,7 @@ def _check_ratios(document: Document, found: list[tuple[int, Feature]]) -> None:
 
 
 def _columns(
-    document: Document, found: list[tuple[int, Feature]], events: Mapping[str, Mapping[str, str]] | None
+    document: Document, found: list[tuple[int, Feature]], events: Mapping[str, Mapping[str, DeclaredFact]] | None
 ) -> dict[str, dict[str, str]]:
     """By event, the type of every column that features read; mistakes are noted where uses do not fit each other."""
     columns: dict[str, dict[str, str]] = {}
@@ -411,9 +413,9 @@ def _columns(
                 fix = f"write {near}" if near else f"one of {', '.join(sorted(known))}"
                 document.report(("features", index), "unknown_column", f"{event} has no column {name}", fix)
                 continue
-            types[name] = known[name] if known is not None else _used_type(document, features, name)
+            types[name] = known[name].type if known is not None else _used_type(document, features, name)
         columns[event] = types
-        _check_columns(document, features, types)
+        _check_columns(document, features, types, known or {})
     return columns
 
 
@@ -458,7 +460,9 @@ def _used_type(document: Document, features: list[tuple[int, Feature]], name: st
     return "ANY"
 
 
-def _check_columns(document: Document, features: list[tuple[int, Feature]], types: Mapping[str, str]) -> None:
+def _check_columns(
+    document: Document, features: list[tuple[int, Feature]], types: Mapping[str, str], known: Mapping[str, DeclaredFact]
+) -> None:
     for index, feature in features:
         path: tuple[Step, ...] = ("features", index)
         held = types.get(feature.of)
@@ -468,7 +472,7 @@ def _check_columns(document: Document, features: list[tuple[int, Feature]], type
         if feature.where is None:
             continue
         facts = {leaf.fact for leaf in leaves(feature.where)}
-        declared = {name: DeclaredFact(types[name]) for name in facts if name in types}
+        declared = {name: known.get(name) or DeclaredFact(types[name]) for name in facts if name in types}
         if facts - declared.keys():
             continue
         _, problems = type_policy(

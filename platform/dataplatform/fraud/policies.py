@@ -490,9 +490,9 @@ def _report_type(document: Document, problem: TypeProblem, places: list[int]) ->
 
 
 def load_policies(
-    root: Path, *, events: Mapping[str, Mapping[str, str]], entities: Mapping[str, EntityFeatures]
+    root: Path, *, events: Mapping[str, Mapping[str, DeclaredFact]], entities: Mapping[str, EntityFeatures]
 ) -> dict[str, TypedPolicy]:
-    """All policies below a folder, by name, checked against events (columns by name) and the features of entities.
+    """All policies below a folder, by name, checked against events (by event, what its columns are) and the features of entities.
 
     ContractError with the mistakes of all files.
     """
@@ -517,15 +517,11 @@ def load_policies(
 
 
 def _declared(
-    document: Document, events: Mapping[str, Mapping[str, str]], entities: Mapping[str, EntityFeatures]
+    document: Document, events: Mapping[str, Mapping[str, DeclaredFact]], entities: Mapping[str, EntityFeatures]
 ) -> dict[str, DeclaredFact]:
     """The facts that a policy's event and entities give; what it names and is not there is noted."""
     event = str(document.root.get("event", ""))
-    facts = {
-        name: DeclaredFact(held, "", "event")
-        for name, held in events.get(event, {}).items()
-        if held not in ("REPEATED", "JSON")
-    }
+    facts = {name: fact for name, fact in events.get(event, {}).items() if fact.type not in ("REPEATED", "JSON")}
     if event not in events:
         near = suggestion(event, events)
         fix = f"write {near}" if near else "add its contract to schemas/events"
