@@ -75,7 +75,7 @@ def repository(schemas: Path) -> Path:
 
 def test_check(schemas: Path) -> None:
     done = run(schemas, "check")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "1 contract of 1 service: no mistakes\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 event of 1 service: no mistakes\n", "")
     (schemas / PLACE).write_text(BASE + "params:\n  - {name: a, type: STRNG}\n  - {name: b, type: INT64, min: x}\n")
     done = run(schemas, "check")
     assert done.returncode == 1
@@ -84,6 +84,16 @@ def test_check(schemas: Path) -> None:
     assert f"{schemas / PLACE}:9: params[1].min:" in done.stderr
     assert done.stderr.endswith("2 mistakes in 1 file\n")
     assert "Traceback" not in done.stderr
+
+
+def test_check_looks_at_collections_as_well(schemas: Path) -> None:
+    (schemas / "collections").mkdir()
+    file = schemas / "collections" / "shop.users.yaml"
+    text = "connection: shop\ndatabase: shop\ncollection: users\nowner: payments\ndescription: A user.\n"
+    file.write_text(text)
+    assert run(schemas, "check").stdout == "1 event of 1 service, 1 collection: no mistakes\n"
+    file.write_text(text.replace("payments", "nobody"))
+    assert f"{file}:4: owner: `nobody` is not among the owners" in run(schemas, "check").stderr
 
 
 def test_the_installed_command(schemas: Path) -> None:

@@ -112,6 +112,20 @@ def test_a_word_that_is_not_in_the_vocabulary_has_a_near_one() -> None:
     )
 
 
+def test_half_an_owners_file_refuses_no_contract() -> None:
+    owners = SUPPORT["owners.yaml"] + b"other: {description: x}\n"
+    text = BASE.replace(b"owner: payments", b"owner: other")
+    contracts, problems = parse_contracts({**SUPPORT, "owners.yaml": owners, PLACE: text})
+    assert [problem.code for problem in problems] == ["missing_key"]
+    assert list(contracts.owners) == ["payments"]
+    assert list(contracts.events) == ["send_transfer_pay"]
+
+
+def test_no_owner_at_all_is_none_of_the_owners() -> None:
+    _, problems = parse_contracts({**SUPPORT, "owners.yaml": b"{}\n", PLACE: BASE})
+    assert [problem.code for problem in problems] == ["unknown_owner"]
+
+
 def test_not_utf8() -> None:
     _, problems = parse_contracts({**SUPPORT, PLACE: BASE + b"params: []\n# \xff\xfe\n"})
     assert [(problem.code, problem.line) for problem in problems] == [("not_utf8", 8)]

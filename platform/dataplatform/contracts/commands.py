@@ -14,10 +14,13 @@ from ..errors import PlatformError
 from ..settings import get_settings
 from .bigquery import event_schema, fields_of_schema, type_ddl
 from .build import GENERATED_FOLDER, difference, generated_files, write
+from .collections import Collections, load_collections_leniently
 from .compatibility import Change, folder_changes, is_breaking
+from .documents import read_document
+from .errors import Problem
 from .events import EventContract
 from .history import contracts_at
-from .load import load_contracts, load_contracts_leniently
+from .load import OWNERS_FILE, Contracts, load_contracts, load_contracts_leniently
 from .spark import fields_of_struct
 
 _COLOURS = {"additive": "green", "breaking": "red", "text": None}
@@ -40,6 +43,8 @@ def contracts(context: click.Context, schemas_dir: Path | None) -> None:
 def check(root: Path) -> None:
     """Check every contract; tell every mistake with file, line and a way out."""
     found, problems = load_contracts_leniently(root)
+    collections, more = load_collections_leniently(root)
+    problems += [*more, *_unknown_owners(collections, found)]
     if problems:
         for problem in problems:
             click.echo(str(problem), err=True)
@@ -47,7 +52,9 @@ def check(root: Path) -> None:
         click.echo(f"\n{_count(len(problems), 'mistake')} in {_count(files, 'file')}", err=True)
         sys.exit(1)
     services = len({contract.service for contract in found.events.values()})
-    click.echo(f"{_count(len(found.events), 'contract')} of {_count(services, 'service')}: no mistakes")
+    events = f"{_count(len(found.events), 'event')} of {_count(services, 'service')}"
+    captured = f", {_count(len(collections.contracts), 'collection')}" if collections.contracts else ""
+    click.echo(f"{events}{captured}: no mistakes")
 
 
 @contracts.command()
@@ -144,6 +151,22 @@ def draft(file: Path) -> None:
         raise PlatformError(f"no contract can be begun from it: {reason}", where=str(file), fix=fix) from error
     params = [field.model_dump(mode="json", exclude_defaults=True) for field in fields]
     click.echo(yaml.safe_dump({"params": params}, sort_keys=False, allow_unicode=True, width=120), nl=False)
+
+
+def _unknown_owners(collections: Collections, found: Contracts) -> list[Problem]:
+    """Owners of collections that are not among the owners; nothing if there are no owners to look among."""
+    return [
+        Problem(
+            file=collections.files[name],
+            line=read_document(collections.files[name].read_bytes()).line_of(("owner",)),
+            path="owner",
+            code="unknown_owner",
+            message=f"`{contract.owner}` is not among the owners",
+            fix=f"add the team to {OWNERS_FILE}",
+        )
+        for name, contract in collections.contracts.items()
+        if found.owners and contract.owner not in found.owners
+    ]
 
 
 def _print(table: Table) -> None:

@@ -106,7 +106,8 @@ def parse_contracts(sources: Sources, root: Path = Path()) -> tuple[Contracts, l
     """The contracts that the files hold, and every mistake. `root` is only put before the paths."""
     problems: list[Problem] = []
     vocabulary = _parse_vocabulary(sources, root, problems)
-    owners = _parse_owners(sources, root, problems)
+    known_owners = _parse_owners(sources, root, problems)
+    owners = None if any(problem.file == root / OWNERS_FILE for problem in problems) else known_owners
     found: dict[str, list[tuple[str, EventContract]]] = {}
     for path in sorted(sources):
         if not path.startswith(f"{EVENTS_FOLDER}/"):
@@ -129,7 +130,7 @@ def parse_contracts(sources: Sources, root: Path = Path()) -> tuple[Contracts, l
     }
     contracts = Contracts(
         events={name: contract for name, (_, contract) in good.items()},
-        owners=owners or {},
+        owners=known_owners,
         vocabulary=vocabulary or Vocabulary(),
         files={name: root / path for name, (path, _) in good.items()},
     )
@@ -145,10 +146,10 @@ def _parse_vocabulary(sources: Sources, root: Path, problems: list[Problem]) -> 
     return vocabulary
 
 
-def _parse_owners(sources: Sources, root: Path, problems: list[Problem]) -> dict[str, Owner] | None:
+def _parse_owners(sources: Sources, root: Path, problems: list[Problem]) -> dict[str, Owner]:
     document = _support_document(OWNERS_FILE, sources, root, problems)
     if document is None:
-        return None
+        return {}
     owners: dict[str, Owner] = {}
     mistakes = list(document.mistakes)
     if not isinstance(document.data, dict):
@@ -160,7 +161,7 @@ def _parse_owners(sources: Sources, root: Path, problems: list[Problem]) -> dict
             if owner is not None:
                 owners[name] = owner
     problems += _located(root / OWNERS_FILE, document, mistakes)
-    return owners if not mistakes else None
+    return owners
 
 
 def _support_document(name: str, sources: Sources, root: Path, problems: list[Problem]) -> Document | None:
