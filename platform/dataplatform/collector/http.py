@@ -21,8 +21,9 @@ MAX_HEADER_BYTES = 32 << 10
 MAX_URL_BYTES = 8 << 10
 PIPELINE_LIMIT = 32
 """Requests of one connection that may wait for their answers before no more is read from it."""
+LINGER_BYTES = 16 << 20
 LINGER_SECONDS = 2.0
-"""How long a refused sender may go on sending (to nobody), so that it reads the answer before the connection breaks."""
+"""How much and how long a refused sender may go on sending (to nobody), so that it reads the answer before the connection breaks."""
 
 log = logging.getLogger(__name__)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -140,6 +141,10 @@ class Server:
             connection.abort()
 
 
+def _head_too_large() -> Refusal:
+    return Refusal(431, "head_too_large", f"more than {MAX_HEADER_BYTES} bytes of header", "send less header")
+
+
 def _date_line() -> bytes:
     return f"Date: {formatdate(usegmt=True)}\r\n".encode()
 
@@ -150,7 +155,10 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "body",
         "body_bytes",
+        "completed",
+        "drained_bytes",
         "draining_until",
+        "field_bytes",
         "head_bytes",
         "headers",
         "last",
@@ -176,11 +184,15 @@ class Connection(asyncio.Protocol):
         self.body: list[bytes] = []
         self.body_bytes = 0
         self.head_bytes = -1
-        """Bytes of the head so far; -1 outside of one."""
+        """Bytes fed of a head that has no end yet; -1 outside of one."""
+        self.field_bytes = 0
+        self.completed = False
+        """Whether a request became whole in the data that is being parsed."""
         self.receiving = False
         self.refusal: Refusal | None = None
         self.started = self.last = monotonic()
         self.draining_until = 0.0
+        self.drained_bytes = 0
         self.stuck_since = 0.0
         self.paused_reading = False
 
@@ -204,22 +216,24 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.draining_until:
+            self.drained_bytes += len(data)
+            if self.drained_bytes > LINGER_BYTES:
+                self.abort()
             return
-        if self.head_bytes >= 0:
-            self.head_bytes += len(data)
+        self.completed = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._fail(Refusal(400, "no_upgrade", "no other protocol is spoken here", "use HTTP/1.1"))
+            pass  # no other protocol is spoken here: the request was answered as it is, and closes the connection
         except httptools.HttpParserCallbackError as error:
             log.error("request failed", exc_info=error.__context__ or error)
             self._fail(Refusal(500, "internal", "the collector has a fault", "send it again; tell the platform's team"))
         except httptools.HttpParserError as error:
             self._fail(Refusal(400, "bad_request", f"this is no HTTP: {error}", "use HTTP/1.1"))
-        if self.head_bytes > MAX_HEADER_BYTES and not self.draining_until:
-            self._fail(
-                Refusal(431, "head_too_large", f"more than {MAX_HEADER_BYTES} bytes of header", "send less header")
-            )
+        if self.head_bytes >= 0 and not self.completed:  # all of this belongs to a head that has no end yet
+            self.head_bytes += len(data)
+            if self.head_bytes > MAX_HEADER_BYTES:
+                self._fail(_head_too_large())
 
     def eof_received(self) -> bool:
         # A client that has said all it had still waits for its answers.
@@ -244,6 +258,7 @@ class Connection(asyncio.Protocol):
         self.started = monotonic()
         self.receiving = True
         self.head_bytes = 0
+        self.field_bytes = 0
         self.url = b""
         self.headers = {}
         self.refusal = None
@@ -254,7 +269,10 @@ class Connection(asyncio.Protocol):
             self._fail(Refusal(414, "url_too_long", f"a URL of more than {MAX_URL_BYTES} bytes", "send a shorter one"))
 
     def on_header(self, name: bytes, value: bytes | None) -> None:
-        self.headers[name.lower()] = value or b""
+        self.headers[name.lower()] = value = value or b""
+        self.field_bytes += len(name) + len(value)
+        if self.field_bytes > MAX_HEADER_BYTES:
+            self._fail(_head_too_large())
 
     def on_headers_complete(self) -> None:
         self.head_bytes = -1
@@ -289,11 +307,12 @@ class Connection(asyncio.Protocol):
         if self.draining_until:
             return
         self.receiving = False
+        self.completed = True
         self.last = monotonic()
         method = self.parser.get_method()
         slot = Slot(
             self,
-            self.parser.should_keep_alive(),
+            self.parser.should_keep_alive() and not self.parser.should_upgrade(),
             head=method == b"HEAD",
             old=self.parser.get_http_version() == "1.0",
         )
