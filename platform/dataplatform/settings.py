@@ -80,6 +80,16 @@ class Settings(BaseSettings):
         10_000, gt=0, description="Connections of one collector process; more are answered 503 and closed."
     )
 
+    decisions_host: str = Field("127.0.0.1", description="Address the decision service listens on.")
+    decisions_port: int = Field(8090, description="Port the decision service listens on.")
+    decision_keys: dict[str, str] = Field(
+        default_factory=dict,
+        description="API key of the decision service → name of who uses it. Locally `local` and `second` always exist.",
+    )
+    fraud_database: str = Field(
+        "", description="SQLAlchemy URL of parameters and lists; empty: a SQLite file in `<data_dir>/fraud`."
+    )
+
     connections: dict[str, SecretStr] = Field(default_factory=dict, description="Name → URI of a source database.")
     cdc_commit_seconds: float = Field(
         2.0, gt=0, description="Longest time (seconds) that captured changes wait before they are landed."
@@ -94,6 +104,8 @@ class Settings(BaseSettings):
         if values.get("env", "local") == "local":
             values.setdefault("first_hour", _floor_hour(datetime.now(UTC)) - timedelta(hours=24))
             values["write_keys"] = {"local": "local"} | dict(values.get("write_keys") or {})
+            keys = {"local": "local", "second": "second"}
+            values["decision_keys"] = keys | dict(values.get("decision_keys") or {})
         return values
 
     @model_validator(mode="after")
