@@ -11,8 +11,8 @@ from dataplatform.contracts.bigquery import event_schema
 from dataplatform.contracts.events import EventContract
 from dataplatform.events import received, sql
 from dataplatform.events.flatten import flatten
-from dataplatform.events.received import Record, decode_payload, encode_record, received_at_text
 from dataplatform.events.reasons import Reason
+from dataplatform.events.received import Record, decode_payload, encode_record, received_at_text
 from dataplatform.events.verdict import Judge, Verdict
 from dataplatform.settings import Settings
 from dataplatform.warehouse.client import Warehouse
@@ -48,7 +48,9 @@ class Tables:
             TableSpec("events", "duplicates", received.DUPLICATES_SCHEMA, "hour", clustering=("event",)),
             TableSpec("events", "ledger", received.LEDGER_SCHEMA, "hour", clustering=("event",)),
         ]
-        specs += [TableSpec("events", name, event_schema(contract), "hour") for name, contract in self.contracts.items()]
+        specs += [
+            TableSpec("events", name, event_schema(contract), "hour") for name, contract in self.contracts.items()
+        ]
         ensure(self.warehouse, specs)
 
     def load(self, records: Sequence[Record], parameters: dict[str, Any] | None = None) -> None:
@@ -112,30 +114,37 @@ def line_of(time: datetime) -> int:
     return (time - received_at(1)) // timedelta(microseconds=1)
 
 
-def disagreements(contracts: dict[str, EventContract], events: Sequence[bytes], found: Sequence[tuple[Verdict, Outcome]]) -> list[str]:
+def disagreements(
+    contracts: dict[str, EventContract], events: Sequence[bytes], found: Sequence[tuple[Verdict, Outcome]]
+) -> list[str]:
     """How Python and SQL differ, in words; empty when they agree on every event, reason and value."""
-    wrong = []
-    for index, (event, (verdict, outcome)) in enumerate(zip(events, found, strict=True)):
-        said = (
-            f"\nevent {event[:1000]!r}\n  python {sorted(map(str, verdict.reasons))}\n"
-            f"  sql    {[sorted(map(str, reasons)) for reasons in outcome.rejected]} accepted {len(outcome.accepted)}"
-        )
-        if len(set(verdict.reasons)) != len(verdict.reasons):
-            wrong.append(f"a reason twice:{said}")
-        if verdict.accepted:
-            if outcome.rejected or len(outcome.accepted) != 1:
-                wrong.append(said)
-                continue
-            expected = flatten(contracts[verdict.event], event, received_at(index + 1))
-            row = outcome.accepted[0]
-            if comparable(expected) != comparable(row):
-                differing = {key for key in expected if comparable(expected[key]) != comparable(row.get(key))}
-                wrong.append(
-                    f"values differ: {[(key, expected[key], row.get(key)) for key in sorted(differing)]}{said}"
-                )
-        elif outcome.accepted or outcome.rejected != [frozenset(verdict.reasons)]:
-            wrong.append(said)
-    return wrong
+    differing = (
+        difference(contracts, line, event, verdict, outcome)
+        for line, (event, (verdict, outcome)) in enumerate(zip(events, found, strict=True), 1)
+    )
+    return [text for text in differing if text]
+
+
+def difference(
+    contracts: dict[str, EventContract], line: int, event: bytes, verdict: Verdict, outcome: Outcome
+) -> str | None:
+    """How Python and SQL differ about one event (of the given line)."""
+    said = (
+        f"\nevent {event[:1000]!r}\n  python {sorted(map(str, verdict.reasons))}\n"
+        f"  sql    {[sorted(map(str, reasons)) for reasons in outcome.rejected]} accepted {len(outcome.accepted)}"
+    )
+    if len(set(verdict.reasons)) != len(verdict.reasons):
+        return f"a reason twice:{said}"
+    if not verdict.accepted:
+        return said if outcome.accepted or outcome.rejected != [frozenset(verdict.reasons)] else None
+    if outcome.rejected or len(outcome.accepted) != 1:
+        return said
+    expected = flatten(contracts[verdict.event], event, received_at(line))
+    row = outcome.accepted[0]
+    if comparable(expected) == comparable(row):
+        return None
+    keys = sorted(key for key in expected | row if comparable(expected.get(key)) != comparable(row.get(key)))
+    return f"values differ: {[(key, expected.get(key), row.get(key)) for key in keys]}{said}"
 
 
 def comparable(value: Any) -> Any:

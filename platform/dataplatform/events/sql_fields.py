@@ -197,9 +197,9 @@ def grouped(condition: str) -> str:
     return f"({condition})" if " OR " in condition or " AND " in condition else condition
 
 
-def elements(q: str) -> str:
+def elements(q: str, offset: str = "o") -> str:
     """Elements of a repeated field as rows: `e` the JSON text (NULL for null), `o` the position."""
-    return f"UNNEST(IF(STARTS_WITH({q}, '['), JSON_QUERY_ARRAY({q}, '$'), [])) AS e WITH OFFSET AS o"
+    return f"UNNEST(IF(STARTS_WITH({q}, '['), JSON_QUERY_ARRAY({q}, '$'), [])) AS e WITH OFFSET AS {offset}"
 
 
 def read_array(field: Field, q: str, indent: int) -> str:
@@ -371,7 +371,7 @@ def contract_reasons(members: list[Member]) -> list[str]:
         pointer = "/".join(("/params", *member.path))
         found += member_reasons(member, literal(pointer))
         if member.field.repeated:
-            found += array_reasons(member.field, member.text, literal(f"{pointer}/"), 8)
+            found += array_reasons(member.field, member.text, literal(f"{pointer}/"))
     return found
 
 
@@ -405,11 +405,15 @@ def reason_if(condition: str, reason: Reason, path: str) -> str:
     return f"IF({condition}, [{struct(reason, path)}], [])"
 
 
-def array_reasons(field: Field, q: str, path: str, indent: int) -> list[str]:
-    """Arrays of reasons against the elements of a repeated field; `path` is SQL for its pointer and a slash."""
-    pad = "\n" + " " * indent
-    here = f"CONCAT({path}, CAST(o AS STRING))"
-    columns = ["o", "NULLIF(e, 'null') AS e"]
+def array_reasons(field: Field, q: str, path: str, level: int = 0) -> list[str]:
+    """Arrays of reasons against the elements of a repeated field; `path` is SQL for its pointer and a slash.
+
+    `level` counts the arrays around: an inner one needs the positions in all of them for its pointers.
+    """
+    pad = "\n" + " " * (8 + 4 * level)
+    offset = f"o{level}"
+    here = f"CONCAT({path}, CAST({offset} AS STRING))"
+    columns = [offset, "NULLIF(e, 'null') AS e"]
     found = [
         reason_if("e IS NULL", Reason("", "null_element", why.NULL_ELEMENT), here),
         *value_reasons(field, "e", here),
@@ -419,11 +423,11 @@ def array_reasons(field: Field, q: str, path: str, indent: int) -> list[str]:
         pointer = "/".join(("", *member.path))
         found += member_reasons(member, f"CONCAT({here}, {literal(pointer)})")
         if member.field.repeated:
-            found += array_reasons(member.field, member.text, f"CONCAT({here}, {literal(f'{pointer}/')})", indent + 4)
+            found += array_reasons(member.field, member.text, f"CONCAT({here}, {literal(f'{pointer}/')})", level + 1)
     return [
         f"ARRAY({pad}  SELECT AS STRUCT r.path AS path, r.code AS code, r.message AS message"
-        f"{pad}  FROM (SELECT {', '.join(columns)} FROM {elements(q)}) AS x, UNNEST(ARRAY_CONCAT("
-        f"{pad}    {lines(found, indent + 4)}{pad}  )) AS r)"
+        f"{pad}  FROM (SELECT {', '.join(columns)} FROM {elements(q, offset)}) AS x, UNNEST(ARRAY_CONCAT("
+        f"{pad}    {lines(found, 12 + 4 * level)}{pad}  )) AS r)"
     ]
 
 

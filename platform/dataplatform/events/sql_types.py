@@ -102,7 +102,8 @@ def value(field: Field, q: str) -> str:
         case "BOOL":
             return f"{q} = 'true'"
         case "JSON":
-            return f"PARSE_JSON({q}, wide_number_mode => 'round')"
+            # In an array, because the embedded server makes a number on its own a FLOAT64.
+            return f"JSON_QUERY(PARSE_JSON(CONCAT('[', {q}, ']'), wide_number_mode => 'round'), '$[0]')"
     raise ValueError(f"a {field.type} has no value of its own")
 
 
