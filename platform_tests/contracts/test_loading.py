@@ -4,12 +4,19 @@ A bad case marks its lines: `#! code path` at the end of a line says what is wro
 the top: `# expect: LINE PATH CODE` (`-` is the whole document, `3+` is line 3 or later). `# file:` gives the place of the file.
 """
 
+import copy
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dataplatform.contracts.errors import ContractError, Problem
@@ -207,6 +214,51 @@ def test_no_folder_no_vocabulary_no_owners(tmp_path: Path) -> None:
 def test_mistakes_in_vocabulary_and_owners(name: str, content: bytes, place: tuple[int, str, str]) -> None:
     _, problems = parse_contracts({**SUPPORT, name: content})
     assert [(problem.line, problem.path, problem.code) for problem in problems] == [place]
+
+
+WHOLE = (CASES / "good" / "everything.yaml").read_bytes()
+PIECES = [b"", b"\0", b"\xff", b":", b": ", b"- ", b"{", b"}", b"[", b"]", b'"', b"'", b"\n", b"\t", b"&a ", b"*a", b"!!str ", b"?", b"|",
+          b"---\n", b"...\n", b"%YAML 9\n", b"1e999", b"~", b"<<: ", b"0x", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\r", b"#"]  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, len(WHOLE)), st.integers(0, 12), st.sampled_from(PIECES)), min_size=1, max_size=4)
+)
+def test_a_file_broken_anyhow_is_a_problem_and_no_crash(cuts: list[tuple[int, int, bytes]]) -> None:
+    content = WHOLE
+    for start, length, piece in cuts:
+        content = content[:start] + piece + content[start + length :]
+    contracts, problems = parse_contracts({**SUPPORT, PLACE: content})
+    assert bool(contracts.events) != bool(problems)
+    lines = content.count(b"\n") + content.count(b"\r") + 2
+    assert all(1 <= problem.line <= lines and problem.message and problem.fix for problem in problems)
+
+
+OTHERS = st.sampled_from(
+    [None, True, 5, 1.5, "", "x", "STRUCT", "STRING", [], {}, [1], {"name": 1}, [[]], {"fields": [{}]}, "9" * 30]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(st.randoms(use_true_random=False), OTHERS), min_size=1, max_size=4))
+def test_values_of_other_kinds_anywhere_are_problems(changes: list[tuple[Random, Any]]) -> None:
+    document: Any = yaml.safe_load((CASES / "bad" / "many_at_once.yaml").read_text())
+    for random, other in changes:
+        places = list(containers(document))
+        container = random.choice(places)
+        key: Any = random.choice([*container, "colour"] if isinstance(container, dict) else range(len(container)))
+        container[key] = copy.deepcopy(other)
+    contracts, problems = parse_contracts({**SUPPORT, PLACE: yaml.safe_dump(document).encode()})
+    assert bool(contracts.events) != bool(problems)
+    assert len({(problem.path, problem.code) for problem in problems}) == len(problems), "nothing is told twice"
+
+
+def containers(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list) and value:
+        yield value
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from containers(inner)
 
 
 def test_ten_thousand_columns() -> None:

@@ -421,12 +421,11 @@ def _parent(data: Any, place: DocumentPath) -> Any:
 
 
 def _remove(params: Any, place: DocumentPath) -> None:
-    """Take out the key of the field that a place belongs to."""
-    keys = [index for index, part in enumerate(place) if isinstance(part, str) and part in Field.model_fields]
-    end = keys[-1] + 1 if keys else len(place)
-    parent = _parent(params, place[:end])
-    if isinstance(parent, dict):
-        parent.pop(place[end - 1], None)
+    """Take out the key, of the innermost field around a place, that the place belongs to."""
+    field_end = max(
+        i for i in range(1, len(place)) if isinstance(place[i], int) and place[i - 1] in {"params", "fields"}
+    )
+    _parent(params, place[: field_end + 2]).pop(place[field_end + 1], None)
 
 
 def _vocabulary_mistakes(data: Any, vocabulary: Vocabulary | None, owners: Mapping[str, Owner] | None) -> list[Mistake]:
