@@ -148,12 +148,15 @@ def difference(
 
 
 def comparable(value: Any) -> Any:
-    """A value that equals another of the same type and content only (1 is not True, 1 is not 1.0, -0.0 is 0.0)."""
+    """A value that equals another of the same type and content only (1 is not True, 1 is not 1.0, -0.0 is 0.0).
+
+    Integers beyond 64 bits are only in JSON, where servers give them as integers or as floats.
+    """
     if isinstance(value, dict):
         return {key: comparable(member) for key, member in value.items()}
     if isinstance(value, list):
         return [comparable(element) for element in value]
-    if isinstance(value, float):
+    if isinstance(value, float) or (isinstance(value, int) and not -(2**63) <= value < 2**63):
         return ("float", value + 0.0)
     return (type(value).__name__, value)
 
