@@ -105,7 +105,7 @@ def structure(tree: tuple[Field, ...]) -> tuple[Field, ...]:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(contracts)
 def test_yaml(contract: EventContract) -> None:
     data = contract.model_dump(mode="json", exclude_defaults=True)
@@ -119,7 +119,7 @@ def test_yaml(contract: EventContract) -> None:
     assert contract_changes(contract, contract) == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(contracts)
 def test_struct_type(contract: EventContract) -> None:
     assert fields_of_struct(struct_of(contract.params)) == structure(contract.params)
@@ -129,7 +129,7 @@ def test_struct_type(contract: EventContract) -> None:
     assert read["params"].dataType.jsonValue() == struct_of(contract.params)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(contracts)
 def test_bigquery_schema(contract: EventContract) -> None:
     schema = event_schema(contract)
@@ -185,7 +185,7 @@ def test_json_schema_is_one(contract: EventContract) -> None:
     jsonschema.Draft202012Validator.check_schema(event_json_schema(contract))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(contracts)
 def test_the_digest_is_of_what_is_stored(contract: EventContract) -> None:
     texts = contract.model_copy(
