@@ -119,7 +119,7 @@ def test_materialisations_carry_their_numbers_per_hour(project: Project) -> None
     project.land(START, [click("a"), click("a"), click("b", "nonsense")])
     project.land(START + HOUR, [click("c"), click("d")])
     result = project.catch_up(START + 2 * HOUR)
-    assert result.ok, result
+    assert result.ok, [result.lines, *result.runs]
     with dagster_instance(project.settings) as instance:
         found = {}
         for event in instance.fetch_materializations(dg.AssetKey(["events", "click_item_shop"]), limit=10).records:

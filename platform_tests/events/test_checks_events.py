@@ -68,7 +68,7 @@ def test_rates_against_the_hours_before(project: Project) -> None:
     bad = [click(f"2-{i}", "nonsense" if i % 2 else 1) for i in range(240)]
     project.land(START + 2 * HOUR, bad)
     result = project.catch_up(START + 2 * HOUR)
-    assert result.ok, result
+    assert result.ok, [result.lines, *result.runs]
     assert project.catch_up(START + 3 * HOUR).ok
     with dagster_instance(project.settings) as instance:
         found = {}

@@ -110,9 +110,9 @@ def project(settings_for: Any, tmp_path: Path) -> Project:
     return Project(settings_for(lookback_hours=LOOKBACK, first_hour=START), tmp_path)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [2])
 def test_any_order_ends_in_the_same_tables(project: Project, seed: int) -> None:
-    run(project, seed, steps=6)
+    run(project, seed, steps=4)
 
 
 @pytest.mark.long

@@ -157,7 +157,9 @@ def _is_partitioned(context: dg.AssetExecutionContext) -> bool:
 def _results(
     context: dg.AssetExecutionContext, done: Materialized, selected: set[str]
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    for asset in sorted(selected):
+    # Dagster wants what stands on others after them.
+    last_ones = {LANDING: -2, RECEIVED: -1, REJECTED: 1, LEDGER: 2}
+    for asset in sorted(selected, key=lambda asset: (last_ones.get(asset, 0), asset)):
         piece = done.pieces.get(asset, Piece(asset))
         key = asset_key(asset)
         for hour, rows in sorted(piece.rows.items()):
