@@ -209,7 +209,7 @@ def test_sigterm_answers_what_has_begun_and_finishes_files(start: Start) -> None
     assert [record["event_id"] for record in collector.landed()] == ["last"]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 6))])
 def test_kill_9_while_sending_loses_nothing_acknowledged(start: Start, seed: int) -> None:
     collector = start(landing_rotate_seconds="0.1")
     acknowledged: set[str] = set()

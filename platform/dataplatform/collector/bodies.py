@@ -15,6 +15,8 @@ MAX_BODY_BYTES = 4 << 20
 MAX_EVENTS = 1000
 """Most events of one request."""
 
+_SMALL_REST = len('{"batch":[],"batch":[]}') - 1
+_LARGE = 400_000
 _MANY_COMMAS = 200_000
 _BOM = b"\xef\xbb\xbf"
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
@@ -89,7 +91,7 @@ def events_of(body: bytes) -> list[bytes]:
     """
     if body.startswith(_BOM):
         body = body[3:]
-    if body.count(b",") > _MANY_COMMAS:
+    if len(body) > _LARGE and body.count(b",") > _MANY_COMMAS:
         _cut_by_brackets(body)  # so that a million little elements are refused before a million objects stand in memory
     try:
         found = _cut(body)
@@ -116,9 +118,12 @@ def _cut(body: bytes) -> list[bytes]:
         return [body.strip(_SPACE)]
     if whole.batch is msgspec.UNSET or bytes(whole.event) or bytes(whole.event_id):
         return [body.strip(_SPACE)]
-    if body.count(b'"batch"') > 1 and _has_key_twice(body, "batch"):
+    raws = [bytes(raw) for raw in whole.batch]
+    # A second `batch` would replace the first. Where the events fill the body there is no room for one.
+    rest = len(body) - sum(map(len, raws)) - len(raws)
+    if rest > _SMALL_REST and body.count(b'"batch"') > 1 and _has_key_twice(body, "batch"):
         raise Refusal(400, "two_batches", "the body has the key `batch` twice", "send one batch in a request")
-    return [bytes(raw) for raw in whole.batch]
+    return raws
 
 
 def _has_key_twice(body: bytes, key: str) -> bool:
