@@ -111,10 +111,10 @@ class Catalog:
     _names: list[str] | None = None
     _wildcards: dict[str, Table | None] = field(default_factory=dict)
 
-    def get(self, name: str) -> Table | None:
-        """The table of that full name; for `prefix_*` the tables it stands for, as one."""
+    def get(self, name: str, *, wildcard: bool = False) -> Table | None:
+        """The table of that full name; `wildcard`: the name was written with `*`, so it stands for all tables with that prefix."""
         table = self.tables.get(name)
-        if table is None and name.endswith("_*"):
+        if table is None and wildcard:
             if name not in self._wildcards:
                 self._wildcards[name] = self._wildcard(name)
             table = self._wildcards[name]

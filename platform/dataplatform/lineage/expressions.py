@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
+from .catalog import ANY, Field
 from .functions import (
     AGGREGATE_NAMES,
     KEEPING,
@@ -31,7 +32,9 @@ from .values import (
     Gap,
     Influences,
     Mix,
+    Opaque,
     RowValue,
+    Shaped,
     Value,
     add_influences,
     add_steering,
@@ -60,6 +63,10 @@ class Routine:
     body: exp.Expr | str | None
     outputs: frozenset[str] = frozenset()
     """Parameters of a procedure that are OUT or INOUT."""
+    types: tuple[Field | None, ...] = ()
+    """Declared types of the parameters that are STRUCTs or arrays of them."""
+    returns: Field | None = None
+    """Declared type of the result, when it is a STRUCT or an array of them."""
 
 
 @dataclass
@@ -163,6 +170,10 @@ class Expressions:
                     return self._walk(value, parts, length + 1)
         if first in scope.aliases:
             return self._walk(scope.aliases[first], parts, 1)
+        for hole in scope.alias_holes:
+            value = hole.get(first)
+            if value is not None and scope.local_guess(first) is None:
+                return self._walk(value, parts, 1)
         if first in scope.variables:
             return self._walk(scope.variables[first], parts, 1)
         value = scope.local_guess(first)
@@ -385,9 +396,10 @@ class Expressions:
 
     def _cast(self, node: exp.Expr, scope: Scope) -> Value:
         value = self.value(node.this, scope)
-        names = _type_names(node.args["to"])
-        if names:
-            value = renamed(value, names)
+        shape = declared_shape("", node.args["to"])
+        if shape is not None:
+            names = [child.name for child in shape.fields]
+            value = renamed(value, names) if value.field_names() else Shaped(value, shape)
         if isinstance(node.this, exp.Struct | exp.Array | exp.Tuple):
             return value  # STRUCT<a INT64>(x) is a constructor that only names
         return Mix((value,), TRANSFORMATION, keeps_fields=True, node=node)
@@ -416,7 +428,7 @@ class Expressions:
         if not isinstance(function, exp.Anonymous):
             return self._operation(function, scope)
         name = function.this
-        path.append(str(name.this) if isinstance(name, exp.Identifier) else str(name))
+        path += str(name.this if isinstance(name, exp.Identifier) else name).split(".")
         arguments = list(function.expressions)
         routine = self.routine(path)
         key = ".".join(path).lower()
@@ -435,7 +447,10 @@ class Expressions:
         masked = package in PACKAGES_THAT_MASK or (not package and last in MASKING_NAMES - {"INIT", "MERGE", "EXTRACT"})
         by = AGGREGATION if package == "HLL_COUNT" and last in AGGREGATE_NAMES else TRANSFORMATION
         parts = [value for one in arguments if (value := self.value(one, scope)) is not NOTHING]
-        return Mix(parts, by | (MASKED if masked else 0), node=node)
+        result = Mix(parts, by | (MASKED if masked else 0), node=node)
+        if routine is not None and routine.returns is not None:
+            return Shaped(result, routine.returns)
+        return Opaque(result) if len(path) > 1 and not masked and by != AGGREGATION else result
 
     def bind(self, routine: Routine, arguments: list[exp.Expr], scope: Scope) -> dict[str, Value]:
         """Values of a routine's parameters."""
@@ -444,7 +459,11 @@ class Expressions:
             if isinstance(argument, exp.Kwarg):
                 bound[str(argument.this.name).lower()] = self.value(argument.expression, scope)
             elif position < len(routine.parameters):
-                bound[routine.parameters[position]] = self.value(argument, scope)
+                value = self.value(argument, scope)
+                declared = routine.types[position] if position < len(routine.types) else None
+                if declared is not None and not value.field_names():
+                    value = Shaped(value, declared)
+                bound[routine.parameters[position]] = value
         return bound
 
     def table_name(self, parts: list[str]) -> str:
@@ -462,13 +481,20 @@ def _dotted(node: exp.Expr) -> list[str]:
     return str(node.name).split(".")
 
 
-def _type_names(to: exp.Expr) -> list[str]:
-    while isinstance(to, exp.DataType) and to.this == exp.DType.ARRAY and to.expressions:
-        to = to.expressions[0]
-    if isinstance(to, exp.DataType) and to.this == exp.DType.STRUCT:
-        names = [str(member.name) for member in to.expressions if isinstance(member, exp.ColumnDef)]
-        return names if len(names) == len(to.expressions) else []
-    return []
+def declared_shape(name: str, type_: exp.Expr | None) -> Field | None:
+    """The type as a field tree when it is a STRUCT with named fields or an array of them, else None."""
+    mode = "NULLABLE"
+    while isinstance(type_, exp.DataType) and type_.this == exp.DType.ARRAY and type_.expressions:
+        type_, mode = type_.expressions[0], "REPEATED"
+    if not isinstance(type_, exp.DataType) or type_.this != exp.DType.STRUCT:
+        return None
+    members = [member for member in type_.expressions if isinstance(member, exp.ColumnDef)]
+    if not members or len(members) != len(type_.expressions):
+        return None
+    fields = tuple(
+        declared_shape(str(member.name), member.args.get("kind")) or Field(str(member.name), ANY) for member in members
+    )
+    return Field(name, "STRUCT", mode, fields)
 
 
 def renamed(value: Value, names: list[str]) -> Value:

@@ -21,6 +21,7 @@ from .values import (
     Gap,
     Influences,
     Mix,
+    Opaque,
     Value,
     add_influences,
     add_steering,
@@ -155,7 +156,9 @@ class Queries(Expressions):
             items = spread(row) if row.field_names() != [] else items
 
         for item in items:
-            if not isinstance(item, Hole):
+            if isinstance(item, Hole):
+                scope.alias_holes.append(item)
+            else:
                 scope.aliases.setdefault(item[0].lower(), item[1])
         if args.get("group") is not None:
             self._group(args["group"], node, items, scope)
@@ -373,7 +376,7 @@ class Queries(Expressions):
             self._unnest_source(unnest, scope)
             return
         name = self.table_name(parts)
-        relation = self.table(name)
+        relation = self.table(name, wildcard="*" in parts[-1])
         if isinstance(relation, TableRelation):
             for start in range(3):
                 scope.paths[".".join(name.split(".")[start:]).lower()] = relation
@@ -409,12 +412,12 @@ class Queries(Expressions):
             at = at.parent
         return False
 
-    def table(self, name: str) -> Relation:
-        """The rows of a stored table or view."""
+    def table(self, name: str, *, wildcard: bool = False) -> Relation:
+        """The rows of a stored table or view; `wildcard`: of all tables with that prefix."""
         temporary = self.session.temporary.get(name.lower())
         if temporary is not None:
             return temporary
-        table = self.session.created.get(name) or self.session.catalog.get(name)
+        table = self.session.created.get(name) or self.session.catalog.get(name, wildcard=wildcard)
         if table is not None and table.definition and table.type in ("VIEW", "MATERIALIZED_VIEW", "MATERIALIZED VIEW"):
             if self.session.through_views:
                 relation = self.view(table)
@@ -742,10 +745,30 @@ class Queries(Expressions):
             return Relation(
                 [("query", inputs[1].whole_row()), ("base", inputs[0].whole_row()), ("distance", mixed)], rows
             )
+        if function == "EXTERNAL_QUERY" and len(call.expressions) > 1:
+            external = self._external(*call.expressions[:2])
+            if external is not None:
+                return external
         if not name.startswith("ML.") and not name.startswith("AI."):
             self.note("unknown_function", name)
         passed = [item for relation in inputs for item in relation.items]
-        return Relation([*passed, Hole(mixed)], rows)
+        return Relation([*passed, Hole(Opaque(mixed))], rows)
+
+    def _external(self, connection: exp.Expr, text: exp.Expr) -> Relation | None:
+        """EXTERNAL_QUERY: the other database's query, whose tables are named `<connection>.<table>`."""
+        if not isinstance(text, exp.Literal | exp.RawString) or not isinstance(connection, exp.Literal):
+            return None
+        for dialect in ("mysql", "postgres"):
+            try:
+                node = sqlglot.parse_one(str(text.this), dialect=dialect)
+            except SqlglotError:
+                continue
+            if isinstance(node, exp.Query):
+                inside = type(self)(Session(type(self.session.catalog)(), None, str(connection.this)))
+                relation = inside.query(node, Scope(None, {}, {}))
+                self.notes |= inside.notes
+                return relation
+        return None
 
 
 def _decorated(node: exp.Expr) -> bool:

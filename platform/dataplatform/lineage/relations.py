@@ -201,7 +201,19 @@ class ElementRelation(Relation):
 class Scope:
     """Where names are looked up: the FROM clause of one SELECT, the select list's aliases, the scopes around it, variables."""
 
-    __slots__ = ("aliases", "ctes", "merged", "parent", "paths", "ranges", "relations", "rows", "variables", "windows")
+    __slots__ = (
+        "alias_holes",
+        "aliases",
+        "ctes",
+        "merged",
+        "parent",
+        "paths",
+        "ranges",
+        "relations",
+        "rows",
+        "variables",
+        "windows",
+    )
 
     def __init__(self, parent: Scope | None, ctes: dict[str, object], variables: dict[str, Value]) -> None:
         self.parent = parent
@@ -212,6 +224,7 @@ class Scope:
         self.relations: list[Relation] = []
         self.merged: dict[str, tuple[str, Value]] = {}
         self.aliases: dict[str, Value] = {}
+        self.alias_holes: list[Hole] = []
         self.rows: Influences = {}
         self.windows: dict[str, object] = {}
 

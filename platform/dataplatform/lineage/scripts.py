@@ -11,7 +11,7 @@ import re
 from sqlglot import exp
 
 from .blocks import Block, Conditional, ForEach, ProcedureText, Statement, blocks
-from .expressions import Constant, Routine, output_name
+from .expressions import Constant, Routine, declared_shape, output_name
 from .lexemes import lexemes, split_top
 from .parsing import SyntaxProblem, parse, parse_expression
 from .pipes import PipeQuery, Stage, lift_pipes
@@ -296,7 +296,7 @@ class Scripts(Statements):
         plain = (
             isinstance(first, exp.Select) and len(first.expressions) == 1 and isinstance(first.expressions[0], exp.Star)
         )
-        if plain and set(key for key, value in first.args.items() if value) <= {"expressions", "from_", "joins"}:
+        if plain and {key for key, value in first.args.items() if value} <= {"expressions", "from_", "joins"}:
             self._source(first.args["from_"].this, at)
             for join in first.args.get("joins") or ():
                 self._join(join, at)
@@ -419,7 +419,13 @@ def _function(node: exp.Expr) -> tuple[str, Routine]:
         body = None
     while isinstance(body, exp.Subquery) and isinstance(body.this, exp.Query):
         body = body.this
-    return ".".join(parts), Routine([str(one.name).lower() for one in function.expressions], body)
+    returns = [one for one in properties.expressions if isinstance(one, exp.ReturnsProperty)] if properties else []
+    return ".".join(parts), Routine(
+        [str(one.name).lower() for one in function.expressions],
+        body,
+        types=tuple(declared_shape("", one.args.get("kind")) for one in function.expressions),
+        returns=declared_shape("", returns[0].this) if returns else None,
+    )
 
 
 def _procedure(block: ProcedureText) -> Routine:

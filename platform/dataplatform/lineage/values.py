@@ -252,6 +252,62 @@ class Mix(Value):
         return [(name, self.field(name.lower()) or NOTHING) for name in names]
 
 
+class Opaque(Value):
+    """The result of something whose inside is not known: it may be a STRUCT, and each of its fields comes from all that went in."""
+
+    __slots__ = ("inner",)
+
+    def __init__(self, inner: Value) -> None:
+        self.inner = inner
+
+    @property
+    def node(self) -> exp.Expr | None:  # type: ignore[override]
+        """The expression's own."""
+        return self.inner.node
+
+    def sources(self) -> Sources:
+        return self.inner.sources()
+
+    def influences(self) -> Influences:
+        return self.inner.influences()
+
+    def field(self, name: str) -> Value | None:  # noqa: ARG002
+        return self
+
+    def field_names(self) -> list[str] | None:
+        return None
+
+
+class Shaped(Value):
+    """A value of a declared type: the type names its fields, the value feeds them."""
+
+    __slots__ = ("inner", "shape")
+
+    def __init__(self, inner: Value, shape: Field) -> None:
+        self.inner = inner
+        self.shape = shape
+
+    @property
+    def node(self) -> exp.Expr | None:  # type: ignore[override]
+        """The expression's own."""
+        return self.inner.node
+
+    def sources(self) -> Sources:
+        return self.inner.sources()
+
+    def influences(self) -> Influences:
+        return self.inner.influences()
+
+    def field(self, name: str) -> Value | None:
+        shape = self.shape.child(name)
+        if shape is None:
+            return self.inner.field(name)
+        return Shaped(self.inner.field(name) or self.inner, shape)
+
+    def field_names(self) -> list[str] | None:
+        return [child.name for child in self.shape.fields]
+
+
 def with_influences(value: Value, own: Influences) -> Value:
     """The same value, steered by `own` as well."""
     return Mix((value,), IDENTITY, keeps_fields=True, own=own, node=value.node) if own else value

@@ -1,0 +1,78 @@
+"""One fingerprint for all runs of a text: literals, comments, white space and date shards folded away.
+
+What decides about edges is not folded: ordinals of GROUP BY and ORDER BY, JSON paths and keys, the names that PIVOT makes of its
+literals, and texts that are themselves SQL (EXECUTE IMMEDIATE, EXTERNAL_QUERY).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+# Each pattern starts with one of few characters, so that the scan between matches runs at the speed of a character search.
+_QUOTED = re.compile(
+    r"'''(?:\\.|[^\\])*?'''|\"\"\"(?:\\.|[^\\])*?\"\"\"|'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"|`[^`]*`|--[^\n]*|\#[^\n]*|/\*.*?\*/",
+    re.DOTALL,
+)
+_SHARD = re.compile(r"_(?:19|20)\d{6}\b")
+_ITEM = r"[\w.`]+(?: (?:[aA][sS][cC]|[dD][eE][sS][cC]))?"
+_ORDINALS = re.compile(rf"[bB][yY] {_ITEM}(?:, ?{_ITEM})*")
+_NUMBER = re.compile(r"[0-9][\w.]*")
+_KEPT_DIGITS = str.maketrans("0123456789", "".join(chr(0xE000 + digit) for digit in range(10)))
+_AS_WRITTEN = ("pivot", "immediate", "external_query")
+_LIST = re.compile(r"[(\[] ?\?(?: ?, ?\?)+ ?[)\]]")
+_ROWS = re.compile(r"(\((?: ?\? ?,?)+\))(?: ?, ?\1)+")
+
+
+def folded(text: str) -> str:
+    """The text with what differs from run to run folded away."""
+    lower = text.lower()
+    if any(word in lower for word in _AS_WRITTEN):
+        return " ".join(text.split())
+    text = " ".join(_QUOTED.sub(_unquoted, text).split())
+    text = _SHARD.sub("_*", text)
+    text = _ORDINALS.sub(_ordinals, text)
+    text = _NUMBER.sub(_number, text)
+    text = _LIST.sub(_list, text)
+    return _ROWS.sub(r"\1", text)
+
+
+def _unquoted(match: re.Match[str]) -> str:
+    piece = match.group()
+    first = piece[0]
+    if first == "`":
+        return piece
+    if first not in "'\"":
+        return " "
+    if piece[1:2] == "$":
+        return piece  # a JSON path
+    text, start, end = match.string, match.start(), match.end()
+    subscript = start > 1 and text[start - 1] == "[" and text[end : end + 1] == "]"
+    return piece if subscript and (text[start - 2].isalnum() or text[start - 2] in "_)]`") else "?"
+
+
+def _ordinals(match: re.Match[str]) -> str:
+    before = match.string[max(0, match.start() - 6) : match.start()].upper()
+    return match.group().translate(_KEPT_DIGITS) if before.endswith(("GROUP ", "ORDER ")) else match.group()
+
+
+def _list(match: re.Match[str]) -> str:
+    piece = match.group()
+    if piece[0] == "[":
+        return "[?]"
+    before = match.string[max(0, match.start() - 3) : match.start()].upper().strip()
+    return "(?)" if before == "IN" else piece
+
+
+def _number(match: re.Match[str]) -> str:
+    start = match.start()
+    before = match.string[start - 1] if start else ""
+    return match.group() if before.isalnum() or (before in "_@$" and before) else "?"
+
+
+def fingerprint(text: str, *context: str | None) -> str:
+    """16 hex characters for the folded text and what else its edges depend on: project, default dataset, destination."""
+    digest = hashlib.blake2b(folded(text).encode("utf-8", "replace"), digest_size=8)
+    for part in context:
+        digest.update(b"\0" + (part or "").encode("utf-8", "replace"))
+    return digest.hexdigest()
