@@ -1,0 +1,159 @@
+"""`dataplatform events import` and `validate`, as commands on real files."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from obstore.store import LocalStore
+
+from dataplatform.errors import PlatformError
+from dataplatform.events.importing import events_in
+from dataplatform.landing import Landing
+from platform_tests.collector.conftest import event, write_contracts
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    schemas = write_contracts(tmp_path / "schemas")
+
+    def run_it(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(Path(sys.executable).with_name("dataplatform")), "events", *arguments],
+            env=os.environ
+            | {"DATAPLATFORM_DATA_DIR": str(tmp_path / "data"), "DATAPLATFORM_SCHEMAS_DIR": str(schemas)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run_it
+
+
+def landed(tmp_path: Path) -> list[dict[str, Any]]:
+    root = tmp_path / "data" / "gcs" / "landing"
+    landing = Landing(LocalStore(root, mkdir=True), "events", "gs://landing/events", root)
+    return [
+        json.loads(line)
+        for hour in landing.hours()
+        for file in landing.files(hour)
+        for line in landing.read(file).splitlines()
+    ]
+
+
+LINES = [
+    json.dumps(event("a")),
+    json.dumps(event("b", params={"place": -1})),
+    "no json {",
+    json.dumps(event("a")),
+    json.dumps(event("c", event="unknown_thing_here")),
+]
+
+
+@pytest.mark.parametrize("form", ["lines", "array", "lines.gz", "array.gz", "bom", "crlf"])
+def test_import_lands_every_event_whatever_the_verdict(run: Run, tmp_path: Path, form: str) -> None:
+    good = [line for line in LINES if line.startswith("{")]
+    text = (f"[\n{','.join(good)}\n]" if form.startswith("array") else "\n".join([*LINES, "", ""])).encode()
+    if form == "bom":
+        text = b"\xef\xbb\xbf" + text
+    if form == "crlf":
+        text = text.replace(b"\n", b"\r\n")
+    file = tmp_path / "events.data"
+    file.write_bytes(gzip.compress(text) if form.endswith("gz") else text)
+    done = run("import", str(file), "--source", "old-system")
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = good if form.startswith("array") else LINES
+    records = landed(tmp_path)
+    assert [record["payload"] for record in records] == expected
+    assert [record["line"] for record in records] == list(range(1, len(expected) + 1))
+    assert {record["source"] for record in records} == {"old-system"}
+    assert f"landed {len(expected)} events: 2 accepted" in done.stdout
+    assert "1 repeat an event_id" in done.stdout
+    assert "too_small" in done.stdout
+    assert not list((tmp_path / "data").rglob("*.open"))
+
+
+def test_validate_writes_nothing_and_says_where(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_text("\n".join(LINES))
+    done = run("validate", str(file))
+    assert done.returncode == 1
+    assert "5 events: 2 accepted, 3 refused" in done.stdout
+    rows = {tuple(line.split()[1:3]) for line in done.stdout.splitlines() if ":2:" in line or ":5:" in line}
+    assert rows == {
+        ("like_item_shop", "missing"),
+        ("like_item_shop", "too_small"),
+        ("unknown_thing_here", "unknown_event"),
+    }
+    assert not (tmp_path / "data").exists()
+    file.write_text(LINES[0])
+    assert run("validate", str(file)).returncode == 0
+
+
+def test_many_events_come_in_chunks_with_times_that_never_go_back(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "events.ndjson.gz"
+    with gzip.open(file, "wt") as stream:
+        stream.writelines(f"{json.dumps(event(f'many-{number}'))}\n" for number in range(5001))
+    assert run("import", str(file)).returncode == 0
+    records = landed(tmp_path)
+    assert [record["event_id"] for record in records] == [f"many-{number}" for number in range(5001)]
+    times = [record["received_at"] for record in records]
+    assert times == sorted(times)
+
+
+def test_a_file_that_breaks_off_keeps_what_was_read_and_says_so(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "events.ndjson.gz"
+    whole = gzip.compress("\n".join(json.dumps(event(f"cut-{number}")) for number in range(20_000)).encode(), 1)
+    file.write_bytes(whole[: len(whole) * 3 // 4])
+    done = run("import", str(file))
+    assert done.returncode == 1
+    assert "cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert 0 < len(landed(tmp_path)) < 20_000
+
+
+def test_a_contract_that_is_broken_stops_an_import_before_it_begins(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_text(LINES[0])
+    (tmp_path / "schemas" / "events" / "shop" / "like_item_shop.yaml").write_text("params: [")
+    done = run("import", str(file))
+    assert done.returncode == 1
+    assert "like_item_shop.yaml" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_replay_needs_a_time_that_is_one(run: Run) -> None:
+    done = run("replay", "--event", "like_item_shop", "--since", "yesterday")
+    assert done.returncode == 2
+    assert "no time such as" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"[1, 2]", [b"1", b"2"]),
+        (b"  [1]\n", [b"1"]),
+        (b'[1]\n{"a":1}\n', [b"[1]", b'{"a":1}']),
+        (b"[1, 2", [b"[1, 2"]),
+        (b"", []),
+        (b"\n\n", []),
+        (b'{"a":1}', [b'{"a":1}']),
+        (b"\xff\n1", [b"\xff", b"1"]),
+    ],
+)
+def test_what_a_file_holds(tmp_path: Path, text: bytes, expected: list[bytes]) -> None:
+    file = tmp_path / "x"
+    file.write_bytes(text)
+    assert [raw for _, raw in events_in(file)] == expected
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(PlatformError, match="cannot be read"):
+        list(events_in(tmp_path))
