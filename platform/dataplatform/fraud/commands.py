@@ -1,5 +1,6 @@
 """`dataplatform fraud …`."""
 
+import importlib
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -9,6 +10,7 @@ import click
 import msgspec
 
 from ..contracts.errors import ContractError, Problem
+from ..settings import get_settings
 from .compiled import compile_policy, decision
 from .fact_types import TypedPolicy
 from .facts import FactLine, check_lists, read_facts, read_lists, set_parameters, write_lines
@@ -61,7 +63,6 @@ def evaluate(  # noqa: PLR0917  # click passes by name
 @fraud.command()
 def check() -> None:
     """Check features and policies against the contracts of events; every mistake with its place."""
-    from ..settings import get_settings
     from .catalog import load_catalog
 
     catalog = load_catalog(get_settings().schemas_dir)
@@ -115,6 +116,19 @@ def features(definitions: Path, data_file: Path, at_file: Path, engine: str, out
     lines = (answer_line(moment, entity, each) for moment, each in zip(moments, values, strict=True))
     count = write_lines(output, lines)
     click.echo(f"{len(entity.features)} features at {count} moments ({engine}) in {output}")
+
+
+@fraud.command()
+@click.option("--host", help="Address to listen on; by default the setting decisions_host.")
+@click.option("--port", type=int, help="Port to listen on (0: a free one); by default the setting decisions_port.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that share the port.")
+def serve(host: str | None, port: int | None, workers: int) -> None:
+    """Run the decision service in the foreground."""
+    # By name: a domain's code never imports a service.
+    server = importlib.import_module("dataplatform.decisions.server")
+    settings = get_settings()
+    host = host or settings.decisions_host
+    server.serve(settings, host, settings.decisions_port if port is None else port, workers)
 
 
 def assignments(changes: tuple[str, ...]) -> dict[str, object]:

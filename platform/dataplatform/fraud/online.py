@@ -126,8 +126,8 @@ class OnlineFeatures:
             raise
         return applied
 
-    def features(self, key: str | None, moment: int) -> dict[str, Fact]:
-        """All features of an entity at a moment (microseconds since 1970); a missing key makes them unknown.
+    def features(self, key: str | None, moment: int, names: frozenset[str] | None = None) -> dict[str, Fact]:
+        """All features of an entity at a moment (microseconds since 1970), or those of `names`; none known without a key.
 
         The moment must not be before what was already forgotten: at the latest event known, or later.
         """
@@ -136,9 +136,9 @@ class OnlineFeatures:
             return {feature.name: None for feature in self.entity.features}
         self._refresh()
         for stream in self._streams:
-            self._answer(stream, key, moment, found)
+            self._answer(stream, key, moment, found, names)
         for feature in self.entity.features:
-            if feature.aggregation == "ratio":
+            if feature.aggregation == "ratio" and (names is None or feature.name in names):
                 found[feature.name] = _ratio(feature, found)
         return found
 
@@ -186,14 +186,21 @@ class OnlineFeatures:
                     (stream.number, position, key, event.happened),
                 )
 
-    def _answer(self, stream: _Stream, key: str, moment: int, found: dict[str, Fact]) -> None:
-        if stream.features:
+    def _answer(
+        self, stream: _Stream, key: str, moment: int, found: dict[str, Fact], names: frozenset[str] | None
+    ) -> None:
+        wanted = stream.features
+        if names is not None:
+            wanted = tuple(each for each in wanted if each[0].name in names)
+        if wanted:
             series = self._series(stream, key)
-            for feature, position in stream.features:
+            for feature, position in wanted:
                 found[feature.name] = _aggregate(feature, series[position], moment, self.entity)
         if stream.firsts:
             times = self._firsts(stream, key)
             for position, (feature, _) in enumerate(stream.firsts):
+                if names is not None and feature.name not in names:
+                    continue
                 first = times[position]
                 visible = first is not None and first < moment
                 found[feature.name] = (

@@ -7,6 +7,7 @@ difference, never a silent overwrite. Every change that decisions depend on rais
 """
 
 import fcntl
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -432,6 +433,7 @@ class ParameterStore:
         from alembic import command
         from alembic.config import Config
 
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
         with _one_at_a_time(self.url), self.engine.begin() as connection:

@@ -1,0 +1,189 @@
+"""Answers that were given: kept so that the same request gets the same answer, also after a kill, and landed before they go out.
+
+Two durable steps, in this order: the answer and its record go into SQLite (whoever comes first with a request id wins, in
+any process), then the record goes into the landing. Rows that are not marked as landed are landed again at the start: a record
+may be in the landing twice, never missing; `fraud.decisions` keeps one a request id.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ..landing import Landing, Writer
+
+KEEP_HOURS = 72
+"""How long a request id is remembered."""
+MAX_WAITING = 20_000
+"""Decisions that may wait for the disk; more are answered 503."""
+
+
+class BusyError(Exception):
+    """Too many decisions wait for the disk, or it takes no more."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    request_id: str
+    digest: bytes
+    answer: bytes
+    record: bytes
+    received: datetime
+    future: "asyncio.Future[tuple[bytes, bytes]]"
+
+
+class Answers:
+    """The memory of one process, on a file that all processes of the service share."""
+
+    def __init__(self, path: Path, landing: Landing, *, clock: Callable[[], int] | None = None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.writer = Writer(landing)
+        self.landing = landing
+        self.path = path
+        self._clock = clock or (lambda: time.time_ns() // 1000)
+        self._database = self._connect()
+        self._reader = self._connect()
+        self._thread = ThreadPoolExecutor(1, "answers")
+        self._waiting: list[_Waiting] = []
+        self._landed: list[str] = []
+        self._running = False
+        self._flying: dict[str, asyncio.Future[tuple[bytes, bytes]]] = {}
+        self.commits = 0
+        self._forgotten = 0.0
+
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS answers (request_id TEXT PRIMARY KEY, digest BLOB NOT NULL, answer BLOB NOT NULL,"
+            " record BLOB NOT NULL, received INTEGER NOT NULL, landed INTEGER NOT NULL) WITHOUT ROWID"
+        )
+        database.execute("CREATE INDEX IF NOT EXISTS answers_not_landed ON answers (received) WHERE landed = 0")
+        database.execute("CREATE INDEX IF NOT EXISTS answers_received ON answers (received)")
+        return database
+
+    def known(self, request_id: str) -> tuple[bytes, bytes] | None:
+        """(digest of the request, answer) of a request that was answered and landed."""
+        row = self._reader.execute(
+            "SELECT digest, answer FROM answers WHERE request_id = ? AND landed = 1", (request_id,)
+        ).fetchone()
+        return None if row is None else (row[0], row[1])
+
+    def record(self, request_id: str) -> bytes | None:
+        """The record of a decision, None where there is none (any more)."""
+        row = self._reader.execute("SELECT record FROM answers WHERE request_id = ?", (request_id,)).fetchone()
+        return None if row is None else row[0]
+
+    def flying(self, request_id: str) -> "asyncio.Future[tuple[bytes, bytes]] | None":
+        """The answer that is being made durable, of a request that comes a second time meanwhile."""
+        return self._flying.get(request_id)
+
+    def keep(
+        self, request_id: str, digest: bytes, answer: bytes, record: bytes, received: datetime
+    ) -> "asyncio.Future[tuple[bytes, bytes]]":
+        """A future of (digest, answer) that is done when they are durable and landed: this answer, or an earlier one."""
+        if len(self._waiting) >= MAX_WAITING:
+            raise BusyError
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[tuple[bytes, bytes]] = loop.create_future()
+        self._waiting.append(_Waiting(request_id, digest, answer, record, received, future))
+        self._flying[request_id] = future
+        if not self._running:
+            self._running = True
+            loop.create_task(self._run())  # noqa: RUF006  # ends by itself; `close` waits for it
+        return future
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            landed, self._landed = self._landed, []
+            try:
+                kept = await loop.run_in_executor(self._thread, self._store, batch, landed)
+                for each, (mine, _, _, record) in zip(batch, kept, strict=True):
+                    if mine:
+                        self.writer.append(record, each.received)
+                await self.writer.commit()
+            except Exception as error:
+                self._landed += landed
+                for each in batch:
+                    self._flying.pop(each.request_id, None)
+                    if not each.future.done():
+                        each.future.set_exception(BusyError(str(error)))
+                        each.future.exception()
+                continue
+            self.commits += 1
+            for each, (mine, digest, answer, _) in zip(batch, kept, strict=True):
+                if mine:
+                    self._landed.append(each.request_id)
+                self._flying.pop(each.request_id, None)
+                if not each.future.done():
+                    each.future.set_result((digest, answer))
+        self._running = False
+
+    def _store(self, batch: list[_Waiting], landed: list[str]) -> list[tuple[bool, bytes, bytes, bytes]]:
+        """Runs in the thread: (to be landed, digest, answer, record) of each, by whoever was first."""
+        database = self._database
+        kept = []
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            database.executemany("UPDATE answers SET landed = 1 WHERE request_id = ?", [(each,) for each in landed])
+            for each in batch:
+                row = (each.request_id, each.digest, each.answer, each.record, int(each.received.timestamp() * 1e6))
+                fresh = database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, 0)", row).rowcount
+                if fresh:
+                    kept.append((True, each.digest, each.answer, each.record))
+                    continue
+                digest, answer, record, is_landed = database.execute(
+                    "SELECT digest, answer, record, landed FROM answers WHERE request_id = ?", (each.request_id,)
+                ).fetchone()
+                kept.append((not is_landed, digest, answer, record))
+            if time.monotonic() - self._forgotten > 600:
+                self._forgotten = time.monotonic()
+                before = self._clock() - KEEP_HOURS * 3_600_000_000
+                database.execute("DELETE FROM answers WHERE received < ? AND landed = 1", (before,))
+            database.execute("COMMIT")
+        except BaseException:
+            database.execute("ROLLBACK")
+            raise
+        return kept
+
+    async def keep_landing(self) -> None:
+        """Mark what was landed and finish files that are old enough, again and again: for a task of its own."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(0.5)
+            if not self._running and not self._waiting:
+                if self._landed:
+                    landed, self._landed = self._landed, []
+                    await loop.run_in_executor(self._thread, self._store, [], landed)
+                self.writer.rotate()
+                if self.writer.has_closing:
+                    await self.writer.commit()
+
+    def land_again(self) -> int:
+        """At the start: land what a killed process had kept and perhaps not landed; gives how many."""
+        rows = self._database.execute(
+            "SELECT request_id, record, received FROM answers WHERE landed = 0 ORDER BY received"
+        ).fetchall()
+        for _, record, received in rows:
+            self.writer.append(record, datetime.fromtimestamp(received / 1e6, UTC))
+        if rows:
+            self.writer.flush()
+            self._store([], [row[0] for row in rows])
+        return len(rows)
+
+    async def close(self) -> None:
+        """Answer all who wait, finish the files."""
+        while self._running or self._waiting:
+            await asyncio.sleep(0.005)
+        self._store([], self._landed)
+        self.writer.close()
+        self._thread.shutdown()
+        self._database.close()
+        self._reader.close()

@@ -1,0 +1,66 @@
+"""What is in force, kept up to date: the store's counter is looked at five times a second, and what changed is compiled anew."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+
+from ..errors import PlatformError
+from ..fraud.catalog import Catalog
+from ..fraud.parameters import ParameterStore, Snapshot, database_url
+from ..settings import Settings
+from .judge import Bench, bench_of
+
+POLL_SECONDS = 0.2
+log = logging.getLogger(__name__)
+
+
+class Benches:
+    """The benches of all policies, by event. Replaced as a whole, so that a decision sees one state of the store."""
+
+    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+        self.settings = settings
+        self.catalog = catalog
+        self.store: ParameterStore | None = None
+        self.reachable = False
+        self.loaded_at = 0.0
+        self._generation = -1
+        self._next_expiry: int | None = None
+        self.by_event: Mapping[str, Bench] = self._compile(None)
+
+    def load(self) -> bool:
+        """Look at the store once; gives whether something changed. The last known state stays where it is down."""
+        try:
+            if self.store is None:
+                url = database_url(self.settings.fraud_database, self.settings.data_dir)
+                self.store = ParameterStore(url, self.catalog.policies)
+            generation = self.store.generation()
+            expired = self._next_expiry is not None and time.time_ns() // 1000 >= self._next_expiry
+            if generation != self._generation or expired:
+                snapshot = self.store.snapshot()
+                self.by_event = self._compile(snapshot)
+                self._generation, self._next_expiry = snapshot.generation, snapshot.next_expiry
+                self.loaded_at = time.time()
+                self.reachable = True
+                return True
+            self.reachable = True
+        except Exception as error:  # any driver's error: decisions go on with what was known
+            if self.reachable or self.store is None:
+                log.error(
+                    "the store of parameters is down: %s", error if isinstance(error, PlatformError) else repr(error)
+                )
+            self.reachable = False
+        return False
+
+    async def watch(self) -> None:
+        """Look at the store for ever."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.to_thread(self.load)
+
+    def _compile(self, snapshot: Snapshot | None) -> dict[str, Bench]:
+        values = self.store.values if self.store is not None else None
+        return {
+            typed.policy.event: bench_of(typed, self.catalog, snapshot, values)
+            for typed in self.catalog.policies.values()
+        }

@@ -1,0 +1,153 @@
+"""The OpenAPI document: schemas come from the same types that read and write the bodies."""
+
+from typing import Any
+
+import msgspec
+
+from .judge import Answer, Record, Request
+
+
+def document() -> dict[str, Any]:
+    """OpenAPI 3.1 of the decision service."""
+    _, schemas = msgspec.json.schema_components([Request, Answer, Record], ref_template="#/components/schemas/{name}")
+
+    def body(name: str) -> dict[str, Any]:
+        return {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}}
+
+    problem = {"content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+
+    def failures(*statuses: int) -> dict[str, Any]:
+        said = {
+            400: "The body is no JSON.",
+            401: "No known API key.",
+            403: "The role does not allow it, or a second person is needed.",
+            404: "There is no such thing.",
+            409: "The request id had another body; or another change came first (with the difference).",
+            410: "The policy's text has changed since.",
+            413: "The body is too large.",
+            422: "Mistakes, each with its JSON pointer.",
+            503: "Too much waits for the disk, or the store is down: try again.",
+        }
+        return {str(status): {"description": said[status]} | problem for status in statuses}
+
+    def named(name: str, kind: str = "string") -> dict[str, Any]:
+        return {"name": name, "in": "path", "required": True, "schema": {"type": kind}}
+
+    def change(
+        summary: str, properties: dict[str, Any], required: list[str], *places: dict[str, Any]
+    ) -> dict[str, Any]:
+        schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+        return {
+            "summary": summary,
+            "parameters": list(places),
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+            "responses": {"200": {"description": "Done."}} | failures(400, 401, 403, 404, 409, 422, 503),
+        }
+
+    text, number = {"type": "string"}, {"type": "integer"}
+    policy, version = named("policy"), named("version", "integer")
+    schemas = schemas | {
+        "Problem": {
+            "type": "object",
+            "properties": {
+                "status": number,
+                "title": text,
+                "fix": text,
+                "problems": {"type": "array", "items": {"type": "object"}},
+                "difference": {"type": "object"},
+            },
+        }
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Decisions", "version": "1", "description": "Judges an event while a person waits."},
+        "security": [{"key": []}],
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}},
+        },
+        "paths": {
+            "/v1/decisions": {
+                "post": {
+                    "summary": "Decide. The same request_id gives the same answer.",
+                    "requestBody": {"required": True} | body("Request"),
+                    "responses": {"200": {"description": "The decision."} | body("Answer")}
+                    | failures(400, 401, 409, 413, 422, 503),
+                }
+            },
+            "/v1/decisions/{request_id}": {
+                "get": {
+                    "summary": "The record of a decision.",
+                    "parameters": [named("request_id")],
+                    "responses": {"200": {"description": "The record."} | body("Record")} | failures(401, 404),
+                }
+            },
+            "/v1/decisions/{request_id}/explanation": {
+                "get": {
+                    "summary": "Every condition's value and outcome, and sentences for a person.",
+                    "parameters": [named("request_id")],
+                    "responses": {"200": {"description": "The trace."}} | failures(401, 404, 410),
+                }
+            },
+            "/v1/policies": {
+                "get": {
+                    "summary": "What is in force.",
+                    "responses": {"200": {"description": "Policies."}} | failures(401, 503),
+                }
+            },
+            "/v1/policies/{policy}/parameters": {
+                "get": {
+                    "summary": "Parameters and all versions.",
+                    "parameters": [policy],
+                    "responses": {"200": {"description": "Versions, newest first."}} | failures(401, 404, 503),
+                },
+                "post": change(
+                    "A new draft.",
+                    {"changes": {"type": "object"}, "base_version": number, "reason": text},
+                    ["changes", "base_version", "reason"],
+                    policy,
+                ),
+            },
+            "/v1/policies/{policy}/parameters/{version}/approve": {
+                "post": change("A second person says yes.", {}, [], policy, version)
+            },
+            "/v1/policies/{policy}/parameters/{version}/state": {
+                "post": change(
+                    "Move a version forward.",
+                    {"state": {"enum": ["shadow", "share", "live"]}, "share_percent": number},
+                    ["state"],
+                    policy,
+                    version,
+                )
+            },
+            "/v1/policies/{policy}/rollback": {
+                "post": change("The values before, live again.", {"reason": text, "to": number}, ["reason"], policy)
+            },
+            "/v1/policies/{policy}/changes": {
+                "get": {
+                    "summary": "Who did what, when and why.",
+                    "parameters": [policy],
+                    "responses": {"200": {"description": "The log, newest first."}} | failures(401, 503),
+                }
+            },
+            "/v1/lists/{name}": {
+                "get": {
+                    "summary": "Entries of a list.",
+                    "parameters": [named("name")],
+                    "responses": {"200": {"description": "Entries."}} | failures(401, 404, 503),
+                },
+                "post": change(
+                    "Add entries.",
+                    {"entries": {"type": "array"}, "reason": text, "expires_at": text},
+                    ["entries", "reason"],
+                    named("name"),
+                ),
+                "delete": change(
+                    "Take entries out.",
+                    {"entries": {"type": "array"}, "reason": text},
+                    ["entries", "reason"],
+                    named("name"),
+                ),
+            },
+        },
+    }

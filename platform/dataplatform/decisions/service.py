@@ -1,0 +1,171 @@
+"""The decision service without its HTTP: a body in, the bytes of an answer out."""
+
+import asyncio
+import hashlib
+import sqlite3
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from ..fraud.catalog import Catalog, load_catalog
+from ..fraud.document import suggestion
+from ..fraud.facts import FactProblem
+from ..fraud.features import EntityFeatures
+from ..fraud.online import OnlineFeatures
+from ..fraud.tree import Fact
+from ..landing import open_landing
+from ..settings import Settings
+from .answers import Answers, BusyError
+from .bench import Benches
+from .judge import (
+    BadRequestError,
+    FeatureSource,
+    Record,
+    judge,
+    look_up,
+    read_given,
+    read_request,
+)
+
+STREAM = "decisions"
+_encode = msgspec.json.Encoder().encode
+_NOT_LANDED = (b'"landed":true', b'"landed":false')
+
+
+class StateFile:
+    """Online features of one entity, read from the file that the stream process writes; opened when it is there."""
+
+    def __init__(self, entity: EntityFeatures, path: Path) -> None:
+        self.entity = entity
+        self.path = path
+        self._state: OnlineFeatures | None = None
+
+    def features(self, key: str | None, moment: int, names: frozenset[str] | None = None) -> Mapping[str, Fact]:
+        """Features now; sqlite3.Error where the file cannot be read, FileNotFoundError where there is none yet."""
+        if self._state is None:
+            if not self.path.exists():
+                raise FileNotFoundError(self.path)
+            self._state = OnlineFeatures(self.entity, self.path)
+        try:
+            return self._state.features(key, moment, names)
+        except sqlite3.Error:
+            self._state = None
+            raise
+
+
+def state_path(settings: Settings, entity: str) -> Path:
+    """The file of an entity's online state."""
+    return settings.data_dir / "fraud" / "online" / f"{entity}.sqlite"
+
+
+class DecisionService:
+    """One process of the service."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog | None = None,
+        sources: Mapping[str, FeatureSource] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.catalog = catalog or load_catalog(settings.schemas_dir)
+        self.benches = Benches(settings, self.catalog)
+        self.sources: Mapping[str, FeatureSource] = sources or {
+            name: StateFile(entity, state_path(settings, name)) for name, entity in self.catalog.entities.items()
+        }
+        self.answers = Answers(settings.data_dir / "fraud" / "answers.sqlite", open_landing(settings, STREAM))
+        self.counts: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Finish what a predecessor left, load what is in force, and keep both up to date."""
+        await asyncio.to_thread(self.answers.landing.finish_dead)
+        await asyncio.to_thread(self.answers.land_again)
+        await asyncio.to_thread(self.benches.load)
+        self._tasks = [asyncio.create_task(self.benches.watch()), asyncio.create_task(self.answers.keep_landing())]
+
+    async def stop(self) -> None:
+        """Answer all who wait, finish the files."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.answers.close()
+
+    async def decide(self, body: bytes, client: str) -> bytes:
+        """The answer to a body. The same request id gives the same bytes; with another body it is a 409.
+
+        BadRequestError says what is wrong with the request, 503 that the disk takes no more.
+        """
+        started = time.perf_counter()
+        request = read_request(body)
+        same = msgspec.json.encode([request.event, request.entities, request.facts], order="sorted")
+        digest = hashlib.blake2b(same, digest_size=16).digest()
+        answers = self.answers
+        flying = answers.flying(request.request_id)
+        if flying is not None:
+            return self._same(request.request_id, digest, await self._durable(flying))
+        known = answers.known(request.request_id)
+        if known is not None:
+            return self._same(request.request_id, digest, known)
+        bench = self.benches.by_event.get(request.event)
+        if bench is None:
+            near = suggestion(request.event, self.benches.by_event)
+            fix = f"write {near}" if near else f"one of {', '.join(self.benches.by_event)}"
+            problem = FactProblem("/event", "unknown_event", f"no policy judges {request.event}", fix)
+            raise BadRequestError(422, "The request has mistakes.", [problem])
+        given = read_given(bench, request)
+        now = datetime.now(UTC)
+        facts, down = look_up(bench, request, self.sources, time.time_ns() // 1000)
+        facts |= given
+        deadline = (request.deadline_ms or bench.typed.policy.deadline_ms) / 1000
+        spent = time.perf_counter() - started
+        judged = judge(
+            bench,
+            request,
+            facts,
+            client=client,
+            received=now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            down=down,
+            late=spent > deadline,
+            latency_ms=round(1000 * spent, 3),
+        )
+        level = judged.answer.level
+        self.counts[level] = self.counts.get(level, 0) + 1
+        if judged.answer.fallback:
+            key = f"fallback_{judged.answer.fallback}"
+            self.counts[key] = self.counts.get(key, 0) + 1
+        answer = _encode(judged.answer)
+        try:
+            durable = answers.keep(request.request_id, digest, answer, _encode(judged.record), now)
+        except BusyError:
+            raise BadRequestError(503, "Too many decisions wait for the disk.") from None
+        rest = deadline - (time.perf_counter() - started)
+        if not durable.done():
+            done, _ = await asyncio.wait([durable], timeout=max(rest, 0.0))
+            if not done:
+                # The person does not wait for the disk: the answer says that it is not landed yet, and it goes on being.
+                self.counts["not_landed"] = self.counts.get("not_landed", 0) + 1
+                return answer.replace(*_NOT_LANDED)
+        return self._same(request.request_id, digest, await self._durable(durable))
+
+    def record(self, request_id: str) -> Record | None:
+        """The record of a decision."""
+        raw = self.answers.record(request_id)
+        return None if raw is None else msgspec.json.decode(raw, type=Record)
+
+    async def _durable(self, future: "asyncio.Future[tuple[bytes, bytes]]") -> tuple[bytes, bytes]:
+        try:
+            return await asyncio.shield(future)
+        except BusyError as error:
+            raise BadRequestError(503, f"The decision could not be made durable: {error}") from None
+
+    def _same(self, request_id: str, digest: bytes, known: tuple[bytes, bytes]) -> bytes:
+        if known[0] != digest:
+            problem = FactProblem(
+                "/request_id", "conflict", f"{request_id} was another request", "give every request its own id"
+            )
+            raise BadRequestError(409, "The request id was used before, with another body.", [problem])
+        return known[1]

@@ -1,0 +1,438 @@
+"""The decision service as a process, over HTTP: answers, mistakes, repetitions, kills, parameters live."""
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from dataplatform.decisions.judge import Record, replay
+from dataplatform.decisions.service import DecisionService, state_path
+from dataplatform.fraud.catalog import load_catalog
+from dataplatform.fraud.moments import Event
+from dataplatform.fraud.online import OnlineFeatures
+from dataplatform.fraud.parameters import ParameterStore, database_url
+from dataplatform.settings import Settings
+
+SCHEMAS = Path(__file__).parents[2] / "schemas"
+CATALOG = load_catalog(SCHEMAS)
+HEADERS = {"X-API-Key": "local"}
+
+
+class Service:
+    """One server process on a data folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = Settings(
+            env="local", data_dir=folder, schemas_dir=SCHEMAS, first_hour=datetime(2026, 1, 1, tzinfo=UTC)
+        )
+        self.port = 0
+        self.process = None
+
+    def start(self):
+        environment = {
+            "DATAPLATFORM_DATA_DIR": str(self.settings.data_dir),
+            "DATAPLATFORM_SCHEMAS_DIR": str(SCHEMAS),
+            "PATH": "/usr/bin:/bin",
+        }
+        self.process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("dataplatform")), "fraud", "serve", "--port", str(self.port)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        line = self.process.stdout.readline()
+        self.port = int(line.rsplit(":", 1)[1])
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{self.url}/healthz").status_code == 200:
+                    return self
+            except httpx.TransportError:
+                time.sleep(0.05)
+        raise AssertionError("does not start")
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(15)
+
+    def landed(self):
+        """request id → answer of every whole line of the landing."""
+        found = {}
+        for file in (self.settings.data_dir / "gcs").rglob("*"):
+            if file.is_file() and ".ndjson" in file.name:
+                for line in file.read_bytes().split(b"\n")[:-1]:
+                    record = msgspec.json.decode(line, type=Record)
+                    found.setdefault(record.request_id, []).append(msgspec.json.encode(record.answer))
+        return found
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("decisions")
+    service = Service(folder)
+    fill(service.settings)
+    service.start()
+    yield service
+    service.stop()
+
+
+def fill(settings):
+    """Online features of two people: an old account, and one of today that pays many."""
+    now = time.time_ns() // 1000
+    events = [
+        Event(
+            "register_user_identity",
+            "r1",
+            now - 400 * 86_400_000_000,
+            now - 400 * 86_400_000_000,
+            {"user_id": "old"},
+            {},
+        )
+    ]
+    events.append(
+        Event("register_user_identity", "r2", now - 3_600_000_000, now - 3_600_000_000, {"user_id": "new"}, {})
+    )
+    for number in range(12):
+        at = now - 600_000_000 + number
+        values = {
+            "amount": Decimal(5000),
+            "currency": "KRW",
+            "receiver__account_no": f"acc{number}",
+            "is_first": True,
+        }
+        keys = {"user_id": "new", "receiver__account_no": f"acc{number}", "device_id": "phone"}
+        events.append(Event("send_transfer_pay", f"t{number}", at, at, keys, values))
+    for name, entity in CATALOG.entities.items():
+        path = state_path(settings, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = OnlineFeatures(entity, path)
+        state.apply(events)
+        state.close()
+
+
+def body(request_id, sender="new", **facts):
+    return {
+        "request_id": request_id,
+        "event": "send_transfer_pay",
+        "entities": {"sender": sender, "receiver": "acc1", "device": "phone"},
+        "facts": {"amount": 5000, "currency": "KRW", "is_first": True} | facts,
+        "deadline_ms": 5000,
+    }
+
+
+def ask(service, content, **more):
+    return httpx.post(f"{service.url}/v1/decisions", json=content, headers=HEADERS, **more)
+
+
+def test_a_decision_by_http(running):
+    answer = ask(running, body("first")).json()
+    assert answer["level"] == "block" and answer["decision"] == "deny" and answer["score"] == 130
+    assert [reason["code"] for reason in answer["reasons"]] == [
+        "new_member_fan_out",
+        "fan_out_first_time",
+        "unusual_hour",
+    ]
+    assert answer["features"]["sender.receivers_24h"] == 12 and answer["features"]["sender.account_age_days"] == 0
+    assert answer["versions"]["parameters"] == 1 and answer["landed"] and not answer["fallback"]
+    assert ask(running, body("second", sender="old")).json()["score"] == 0
+
+
+def test_the_same_request_gets_the_same_bytes_and_another_body_a_conflict(running):
+    first = ask(running, body("same"))
+    assert ask(running, body("same")).content == first.content
+    other = ask(running, body("same", amount=6000))
+    assert other.status_code == 409 and other.json()["problems"][0]["pointer"] == "/request_id"
+
+
+def test_an_explanation_and_a_replay_from_the_record(running):
+    answer = ask(running, body("why")).json()
+    record = httpx.get(f"{running.url}/v1/decisions/why", headers=HEADERS).content
+    trace = replay(msgspec.json.decode(record, type=Record), CATALOG.policies["transfer"])
+    assert (trace.decision.level, trace.decision.score) == (answer["level"], answer["score"])
+    explained = httpx.get(f"{running.url}/v1/decisions/why/explanation", headers=HEADERS).json()
+    assert any("new_member_fan_out fired (+60)" in sentence for sentence in explained["sentences"])
+    assert httpx.get(f"{running.url}/v1/decisions/never", headers=HEADERS).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "pointer"),
+    [
+        (b"{", 400, None),
+        (b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"amount": NaN}}', 400, None),
+        (b"[]", 422, ""),
+        (b'{"request_id": 5, "event": "x"}', 422, "/request_id"),
+        (b'{"event": "send_transfer_pay"}', 422, ""),
+        (b'{"request_id": "x", "event": "no_event"}', 422, "/event"),
+        (b'{"request_id": "", "event": "send_transfer_pay"}', 422, "/request_id"),
+        (b'{"request_id": "x", "event": "send_transfer_pay", "factz": {}}', 422, ""),
+        (b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"amount": "5000"}}', 422, "/facts/amount"),
+        (b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"amuont": 5}}', 422, "/facts/amuont"),
+        (b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"is_first": 1}}', 422, "/facts/is_first"),
+        (b'{"request_id": "x", "event": "send_transfer_pay", "entities": {"user": "a"}}', 422, "/entities/user"),
+        (b'{"request_id": "x", "event": "send_transfer_pay", "deadline_ms": 0}', 422, "/deadline_ms"),
+        (
+            b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"memo": "' + b"y" * (10 << 20) + b'"}}',
+            413,
+            None,
+        ),
+        (b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"amount": ' + b"[" * 100_000, 400, None),
+    ],
+)
+def test_bad_requests_are_refused_with_their_place(running, content, status, pointer):
+    answer = httpx.post(f"{running.url}/v1/decisions", content=content, headers=HEADERS)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    if pointer is not None:
+        assert answer.json()["problems"][0]["pointer"] == pointer
+
+
+def test_api_keys(running):
+    assert httpx.post(f"{running.url}/v1/decisions", json=body("x"), headers={"X-API-Key": "wrong"}).status_code == 401
+    assert httpx.get(f"{running.url}/v1/policies").status_code == 401
+    bearer = {"Authorization": "Bearer local"}
+    assert httpx.post(f"{running.url}/v1/decisions", json=body("bearer"), headers=bearer).status_code == 200
+
+
+def test_openapi_describes_every_route(running):
+    document = httpx.get(f"{running.url}/openapi.json").json()
+    assert document["components"]["schemas"]["Answer"]["properties"].keys() == ask(running, body("doc")).json().keys()
+    assert {"/v1/decisions", "/v1/lists/{name}", "/v1/policies/{policy}/parameters/{version}/state"} <= document[
+        "paths"
+    ].keys()
+
+
+def grant(service):
+    store = ParameterStore(database_url("", service.settings.data_dir), CATALOG.policies)
+    store.grant("local", "editor", by="test")
+    store.grant("second", "approver", by="test")
+    return store
+
+
+def test_a_threshold_is_in_force_within_a_second(tmp_path):
+    service = Service(tmp_path)
+    fill(service.settings)
+    service.start()
+    try:
+        grant(service)
+        api = httpx.Client(base_url=service.url, headers=HEADERS)
+        assert ask(service, body("before")).json()["score"] == 130
+        path = "/v1/policies/transfer/parameters"
+        change = {"changes": {"many_receivers": 20}, "base_version": 1, "reason": "A flea market this weekend."}
+        draft = api.post(path, json=change)
+        assert draft.status_code == 201, draft.text
+        assert api.post(f"{path}/2/state", json={"state": "live"}).status_code == 403
+        assert api.post(f"{path}/2/state", json={"state": "shadow"}).status_code == 200
+        approved = httpx.post(f"{service.url}{path}/2/approve", headers={"X-API-Key": "second"})
+        assert approved.json()["approved_by"] == "second"
+        time.sleep(1)
+        shadowed = ask(service, body("shadowed")).json()
+        assert shadowed["score"] == 130 and shadowed["shadow"][0]["score"] == 40
+        assert api.post(f"{path}/2/state", json={"state": "live"}).status_code == 200
+        began = time.monotonic()
+        while ask(service, body(f"after-{time.monotonic()}")).json()["versions"]["parameters"] != 2:
+            assert time.monotonic() - began < 1.0
+            time.sleep(0.01)
+        took = time.monotonic() - began
+        assert took < 1.0
+        assert ask(service, body("after")).json()["score"] == 40
+        assert ask(service, body("before")).json()["score"] == 130
+        late = api.post(path, json=change | {"changes": {"many_receivers": 5}})
+        assert late.status_code == 409 and late.json()["difference"]["many_receivers"] == {
+            "base": 8,
+            "live": 20,
+            "wanted": 5,
+        }
+        assert api.post(path, json=change | {"base_version": 2, "changes": {"many_receivers": 1000}}).status_code == 422
+        watched = {"entries": ["acc1"], "reason": "Reported twice."}
+        assert api.post("/v1/lists/watched_accounts", json=watched).status_code == 200
+        time.sleep(0.7)
+        assert ask(service, body("watched")).json()["level"] == "block"
+        assert api.post("/v1/policies/transfer/rollback", json={"reason": "Over."}).json()["version"] == 3
+        service.kill()
+        service.start()
+        assert ask(service, body("again")).json()["versions"]["parameters"] == 3
+    finally:
+        service.stop()
+
+
+@pytest.mark.parametrize("kills", [pytest.param(1, id="short"), pytest.param(12, id="long", marks=pytest.mark.long)])
+def test_kill_9_under_load(tmp_path, kills):
+    """No answered decision is lost, and every request id has one answer for ever."""
+    service = Service(tmp_path)
+    fill(service.settings)
+    service.start()
+    answered = {}
+    conflicts = []
+    stop = threading.Event()
+    chance = random.Random(kills)
+
+    def client(number):
+        own = random.Random(number)
+        count = 0
+        with httpx.Client(headers=HEADERS, timeout=5) as http:
+            while not stop.is_set():
+                count += 1
+                request_id = f"{number}-{count}" if own.random() < 0.8 else f"{number}-{own.randrange(1, count + 1)}"
+                amount = 1000 + int(request_id.split("-")[1])
+                try:
+                    answer = http.post(f"{service.url}/v1/decisions", json=body(request_id, amount=amount))
+                except httpx.TransportError:
+                    time.sleep(0.02)
+                    continue
+                if answer.status_code == 200 and answer.json()["landed"]:
+                    if answered.setdefault(request_id, answer.content) != answer.content:
+                        conflicts.append(request_id)
+                elif answer.status_code not in (200, 503):
+                    conflicts.append((request_id, answer.text))
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for _ in range(kills):
+        time.sleep(0.5 + chance.random())
+        service.kill()
+        service.start()
+    time.sleep(0.7)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    for request_id in random.Random(1).sample(sorted(answered), 50):
+        again = ask(service, body(request_id, amount=1000 + int(request_id.split("-")[1])))
+        assert again.content == answered[request_id]
+    service.stop()
+    assert not conflicts
+    landed = service.landed()
+    assert len(answered) > 100
+    for request_id, answer in answered.items():
+        assert answer in landed[request_id]
+        assert len(set(landed[request_id])) == 1
+
+
+def direct(tmp_path, sources=None, **settings):
+    return DecisionService(
+        Settings(
+            env="local", data_dir=tmp_path, schemas_dir=SCHEMAS, first_hour=datetime(2026, 1, 1, tzinfo=UTC), **settings
+        ),
+        CATALOG,
+        sources,
+    )
+
+
+def decide(service, content):
+    async def run():
+        await service.start()
+        try:
+            return json.loads(await service.decide(msgspec.json.encode(content), "test"))
+        finally:
+            await service.stop()
+
+    return asyncio.run(run())
+
+
+class Down:
+    def features(self, key, moment, names=None):
+        raise ConnectionError("down")
+
+
+class Slow:
+    def features(self, key, moment, names=None):
+        time.sleep(0.1)
+        return {}
+
+
+def test_without_its_feature_store_it_answers_the_fallback(tmp_path):
+    answer = decide(direct(tmp_path, dict.fromkeys(CATALOG.entities, Down())), body("down"))
+    assert (answer["level"], answer["fallback"]) == ("hold", "features")
+    assert answer["degraded"] == ["features of user", "features of receiver", "features of device"]
+
+
+def test_past_its_deadline_it_answers_the_fallback(tmp_path):
+    answer = decide(direct(tmp_path, dict.fromkeys(CATALOG.entities, Slow())), body("slow") | {"deadline_ms": 50})
+    assert (answer["level"], answer["fallback"]) == ("hold", "deadline")
+
+
+def test_without_its_parameters_it_answers_the_fallback(tmp_path):
+    service = direct(tmp_path, fraud_database="sqlite:////proc/nowhere/parameters.sqlite")
+    answer = decide(service, body("no parameters"))
+    assert (answer["level"], answer["fallback"], "parameters" in answer["degraded"]) == (
+        "hold",
+        "parameters" if not answer["degraded"][1:] else "features",
+        True,
+    )
+
+
+def test_a_slow_disk_does_not_keep_the_person_waiting(tmp_path):
+    service = direct(tmp_path)
+    original = service.answers._store
+
+    def slow(batch, landed):
+        time.sleep(0.3)
+        return original(batch, landed)
+
+    service.answers._store = slow
+
+    async def run():
+        await service.start()
+        content = msgspec.json.encode(body("slow disk") | {"deadline_ms": 50})
+        began = time.perf_counter()
+        first = json.loads(await service.decide(content, "test"))
+        took = time.perf_counter() - began
+        second = json.loads(await service.decide(content, "test"))
+        await service.stop()
+        return first, second, took
+
+    first, second, took = asyncio.run(run())
+    assert took < 0.2
+    assert first["landed"] is False and second["landed"] is True
+    assert first | {"landed": True} == second
+
+
+def test_two_processes_give_one_answer(tmp_path):
+    """The second process is asked while the first is still writing, with another bench."""
+    one, two = direct(tmp_path), direct(tmp_path)
+
+    async def run():
+        await one.start()
+        await two.start()
+        content = msgspec.json.encode(body("both"))
+        answers = await asyncio.gather(*(service.decide(content, "test") for service in (one, two, one, two)))
+        await one.stop()
+        await two.stop()
+        return set(answers)
+
+    assert len(asyncio.run(run())) == 1
+
+
+def test_unknown_features_end_as_the_policy_says(tmp_path):
+    service = direct(
+        tmp_path,
+        {
+            name: type("Empty", (), {"features": lambda self, key, moment, names=None: {}})()
+            for name in CATALOG.entities
+        },
+    )
+    answer = decide(service, body("unknown"))
+    assert (
+        answer["level"] == "monitor"
+        and "sender.account_age_days" in answer["unknown_facts"]
+        and answer["fallback"] == ""
+    )
