@@ -1,5 +1,6 @@
 """What the collector does when there is too much, too little room, or a broken contract."""
 
+import asyncio
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from dataplatform.collector import live_contracts
 from dataplatform.collector.keys import RateLimit
 from dataplatform.collector.live_contracts import LiveContracts
 from dataplatform.contracts.load import load_contracts
@@ -155,11 +157,33 @@ def test_a_folder_of_contracts_that_is_gone_or_broken_from_the_start(tmp_path: P
     assert list(live.contracts.events) == ["like_item_shop"]
 
 
+def test_a_folder_of_contracts_that_is_exchanged_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_contracts, "_LOOK_MILLISECONDS", 200)
+    first, second = write_contracts(tmp_path / "first"), write_contracts(tmp_path / "second")
+    (second / "events" / "shop" / "view_item_shop.yaml").write_text(LIKE.replace("like", "view"))
+    link = tmp_path / "schemas"
+    link.symlink_to(first)
+
+    async def go() -> None:
+        live = LiveContracts(link)
+        live.reload()
+        assert len(live.contracts.events) == 1
+        watching = asyncio.create_task(live.watch())
+        for target, count in ((second, 2), (first, 1), (second, 2)):
+            await asyncio.sleep(0.1)
+            (tmp_path / "new").symlink_to(target)
+            (tmp_path / "new").rename(link)
+            async with asyncio.timeout(8):
+                while len(live.contracts.events) != count:
+                    await asyncio.sleep(0.02)
+        watching.cancel()
+
+    asyncio.run(go())
+
+
 def test_a_contract_that_loads_but_cannot_be_compiled_stops_only_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataplatform.collector import live_contracts
-
     root = write_contracts(tmp_path / "schemas")
     (root / "events" / "shop" / "view_item_shop.yaml").write_text(LIKE.replace("like", "view"))
     assert len(load_contracts(root).events) == 2

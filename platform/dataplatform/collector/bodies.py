@@ -15,6 +15,8 @@ MAX_BODY_BYTES = 4 << 20
 MAX_EVENTS = 1000
 """Most events of one request."""
 
+_MAX_DEPTH = 1000
+"""Deeper than any event may be: what is deeper still is not worth the time to find where it ends."""
 _SMALL_REST = len('{"batch":[],"batch":[]}') - 1
 _LARGE = 400_000
 _MANY_COMMAS = 200_000
@@ -143,6 +145,8 @@ def _cut_by_brackets(body: bytes) -> list[bytes] | None:
         text = token[0]
         if text in closing:
             stack.append(text)
+            if len(stack) > _MAX_DEPTH:
+                return None
         elif text in (b"]", b"}"):
             if not stack or closing[stack.pop()] != text:
                 return None
@@ -195,6 +199,8 @@ def _balance(body: bytes, begin: int) -> int:
     for token in _TOKEN.finditer(body, begin):
         if token[0] in (b"{", b"["):
             depth += 1
+            if depth > _MAX_DEPTH:
+                return -1
         elif token[0] in (b"}", b"]"):
             depth -= 1
             if depth == 0:

@@ -275,13 +275,16 @@ class Door:
         """Finish files in time, look at the disk, close what is slow; runs until cancelled."""
         turn = 0
         while True:
-            if turn % 10 == 0:
-                self.look_at_disk()
-                self.server.sweep()
-            self.writer.rotate()
-            if self.writer.has_closing:
-                # Who appended before is told by a future of their own; a failure is told by /readyz.
-                self.writer.commit().add_done_callback(lambda done: done.exception())
+            try:
+                if turn % 10 == 0:
+                    self.server.sweep()
+                    self.look_at_disk()
+                self.writer.rotate()
+                if self.writer.has_closing:
+                    # Who appended before is told by a future of their own; a failure is told by /readyz.
+                    self.writer.commit().add_done_callback(lambda done: done.exception())
+            except Exception:
+                log.exception("keeping the collector in order failed; it is tried again")
             turn += 1
             await asyncio.sleep(seconds)
 

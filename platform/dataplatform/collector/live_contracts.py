@@ -15,7 +15,7 @@ from ..contracts.load import Contracts, load_contracts_leniently
 from ..events.verdict import Judge
 
 log = logging.getLogger(__name__)
-_POLL_SECONDS = 1.0
+_LOOK_MILLISECONDS = 5000
 
 
 def in_force(before: Contracts, now: Contracts, problems: Sequence[Problem]) -> Contracts:
@@ -95,14 +95,44 @@ class LiveContracts:
         return changed
 
     async def watch(self) -> None:
-        """Reload whenever a file of the folder changes; runs until cancelled."""
+        """Reload whenever a file of the folder changes; runs until cancelled.
+
+        The system tells of changes at once; what it does not tell of (links that are exchanged, network disks, a folder
+        that is replaced by another) is found by looking every few seconds.
+        """
+        seen = await asyncio.to_thread(self._signature)
         while True:
-            with contextlib.suppress(FileNotFoundError, OSError, RuntimeError):
-                async for _ in awatch(self.root, debounce=200, step=50, yield_on_timeout=False):
-                    await asyncio.to_thread(self.reload)
-            # The folder is not there (yet, or any more).
-            await asyncio.to_thread(self.reload)
-            await asyncio.sleep(_POLL_SECONDS)
+            folder = _identity(self.root)
+            with contextlib.suppress(OSError, RuntimeError):
+                async for changes in awatch(
+                    self.root, debounce=200, step=50, rust_timeout=_LOOK_MILLISECONDS, yield_on_timeout=True
+                ):
+                    now = await asyncio.to_thread(self._signature)
+                    if changes or now != seen:
+                        seen = now
+                        await asyncio.to_thread(self.reload)
+                    if _identity(self.root) != folder:
+                        break
+            if (now := await asyncio.to_thread(self._signature)) != seen:
+                seen = now
+                await asyncio.to_thread(self.reload)
+            await asyncio.sleep(1)
+
+    def _signature(self) -> frozenset[tuple[str, int, int]]:
+        found = []
+        for path in self.root.rglob("*.y*ml"):
+            with contextlib.suppress(OSError):
+                stat = path.stat()
+                found.append((str(path), stat.st_mtime_ns, stat.st_size))
+        return frozenset(found)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def digests(contracts: Mapping[str, EventContract]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,10 +31,13 @@ from .manifest import LandedFile, Manifest, decode_manifest, digest_of
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta  # exists for type checkers only
+    from obstore.store import RetryConfig
 
 GRACE_SECONDS = 1.0
 """How long after its end an hour may still get its first bytes: what was received in its last moment is being written."""
 _CLOSE_ATTEMPTS = 50
+_RETRIES: "RetryConfig" = {"max_retries": 5, "retry_timeout": timedelta(seconds=20)}
+"""Of one request to the object store: whoever waits for an answer must not wait for minutes."""
 
 
 class HourState(StrEnum):
@@ -260,7 +263,7 @@ def open_landing(settings: Settings, stream: str, store: Any = None) -> Landing:
         )
     url = urlsplit(settings.landing_url)
     if url.scheme == "gs":
-        return Landing(GCSStore(url.netloc), stream, uri)
+        return Landing(GCSStore(url.netloc, retry_config=_RETRIES), stream, uri)
     if url.scheme == "memory":
         return Landing(MemoryStore(), stream, uri)
     root = Path(unquote(url.path))
