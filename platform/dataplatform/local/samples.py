@@ -36,7 +36,7 @@ _CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ-_.
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """An event that is rejected with `code` among its reasons, given as the text before and after its id.
+    """An event that is rejected with `code` among its reasons, given as the text before and after its id (None: it has none).
 
     `event` and `has_id` are what is still known about it: the name is empty where not even that can be read.
     """
@@ -45,11 +45,11 @@ class Broken:
     event: str
     has_id: bool
     before: bytes
-    after: bytes
+    after: bytes | None
 
     def text(self, event_id: bytes) -> bytes:
         """The whole event."""
-        return self.before + event_id + self.after
+        return self.before if self.after is None else self.before + event_id + self.after
 
 
 def params_of(contract: EventContract, random: Random) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _confirmed(code: str, text: bytes, judge: Judge) -> Broken | None:
         return None
     before, found, after = text.partition(_ID)
     if not found:
-        return Broken(code, verdict.event, verdict.event_id is not None, text, b"")
+        return Broken(code, verdict.event, verdict.event_id is not None, text, None)
     return Broken(code, verdict.event, verdict.event_id is not None, before, after)
 
 
@@ -320,7 +320,7 @@ def _from_tokens(tokens: Any, random: Random) -> Iterator[str]:
         elif operator is constants.ANY:
             yield random.choice(_CHARACTERS)
         elif operator is constants.IN:
-            yield _one_of(argument, random)
+            yield random.choice(_allowed(tuple(argument)))
         elif operator in (constants.MAX_REPEAT, constants.MIN_REPEAT, constants.POSSESSIVE_REPEAT):
             least, most, inner = argument
             for _ in range(random.randint(least, min(int(most), least + 12))):
@@ -331,17 +331,15 @@ def _from_tokens(tokens: Any, random: Random) -> Iterator[str]:
             yield from _from_tokens(random.choice(argument[1]), random)
 
 
-def _one_of(members: list[tuple[Any, Any]], random: Random) -> str:
+@lru_cache(maxsize=4096)
+def _allowed(members: tuple[tuple[Any, Any], ...]) -> list[str]:
+    """Characters of a class: the usual ones it has, else one of its own."""
     negated = members[0][0] is constants.NEGATE
     allowed = [one for one in _CHARACTERS if negated != any(_is_in(one, member) for member in members)]
-    if allowed:
-        return random.choice(allowed)
-    for operator, argument in members:
-        if operator is constants.LITERAL:
-            return chr(argument)
-        if operator is constants.RANGE:
-            return chr(random.randint(*argument))
-    return " "
+    if not allowed:
+        allowed = [chr(argument) for operator, argument in members if operator is constants.LITERAL]
+        allowed += [chr(argument[0]) for operator, argument in members if operator is constants.RANGE]
+    return allowed or [" "]
 
 
 def _is_in(character: str, member: tuple[Any, Any]) -> bool:
