@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import threading
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from dataplatform.collector import live_contracts
@@ -299,4 +299,28 @@ def test_several_workers_share_the_port_and_the_metrics(start: Start) -> None:
     assert collector.stop() == 0
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port))
-    assert os.getpid()
+
+
+@pytest.mark.long
+def test_a_worker_that_dies_is_started_anew(start: Start) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    collector = start("--workers", "2", "--port", str(port))
+    collector.port, collector.url = port, f"http://127.0.0.1:{port}"
+    assert collector.process is not None
+    parent = psutil.Process(collector.process.pid)
+
+    def up() -> bool:
+        return len(parent.children()) == 2 and all(
+            any(one.status == "LISTEN" for one in child.net_connections()) for child in parent.children()
+        )
+
+    until(up, 20)
+    first = parent.children()
+    until(lambda: time.time() - max(child.create_time() for child in first) > 5.5, 20)
+    first[0].kill()
+    until(lambda: up() and first[0] not in parent.children(), 20)
+    assert collector.post(batch("again", 1)).status_code == 200
+    collector.kill()
+    until(lambda: not any(child.is_running() for child in first[1:]), 20)

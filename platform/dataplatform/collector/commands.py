@@ -29,4 +29,4 @@ def collector(host: str | None, port: int | None, workers: int) -> None:
     if port == 0:
         raise click.UsageError("several workers need a --port that they can share")
     click.echo(f"collector listens on http://{host}:{port} with {workers} processes")
-    serve_with_workers([host, str(port), str(os.getpid())], workers)
+    sys.exit(serve_with_workers([host, str(port), str(os.getpid())], workers))

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from ..errors import PlatformError
 from ..settings import get_settings
 from .server import serve
 
@@ -19,7 +20,10 @@ def main() -> None:
         if os.getppid() != int(parent):
             return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    serve(get_settings(), host, int(port), shared=Path(shared))
+    try:
+        serve(get_settings(), host, int(port), shared=Path(shared))
+    except PlatformError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
