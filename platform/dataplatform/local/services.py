@@ -121,6 +121,15 @@ SERVICES: tuple[Service, ...] = (
         settings=lambda place: {"collector_port": place.ports["collector"]},
     ),
     Service(
+        name="capture",
+        description="reads MongoDB's change streams and lands what changed; /metrics",
+        command=lambda place: _program("dataplatform", "cdc", "capture", "--metrics-port", str(place.ports["capture"])),
+        ports={"capture": 8090},
+        health=Health(port="capture", path="/metrics"),
+        depends_on=("mongo",),
+        wanted=_has_collections,
+    ),
+    Service(
         name="dagster-code",
         description="Dagster code server: loads the definitions, runs the runs",
         command=lambda place: _program(
