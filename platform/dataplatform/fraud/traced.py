@@ -1,7 +1,11 @@
 """A policy evaluated step by step: what every condition saw, how each rule came out, and why, in sentences."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import operator as operators
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
 
 from .expression import print_expression
 from .fact_types import TypedPolicy, operand_value
@@ -23,7 +27,7 @@ from .tree import (
     Rule,
     Scalar,
 )
-from .values import plain_value, time_text
+from .values import plain_value
 
 _SAID = {
     "<": "is below",
@@ -43,8 +47,7 @@ _SAID_NOT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ConditionTrace:
+class ConditionTrace(msgspec.Struct, frozen=True):
     """One comparison: what it says, what the fact was, what it was compared with, and how it came out.
 
     `name` is the condition's, "" where the comparison stands in the rule itself. `outcome` None is unknown.
@@ -53,15 +56,14 @@ class ConditionTrace:
     name: str
     text: str
     fact: str
-    value: object
-    operand: object
+    operator: str
+    value: Any
+    operand: Any
     parameter: str
     outcome: bool | None
-    sentence: str
 
 
-@dataclass(frozen=True, slots=True)
-class RuleTrace:
+class RuleTrace(msgspec.Struct, frozen=True):
     """One rule: whether it fired (None: undecided), with all of its conditions, also those that did not matter."""
 
     name: str
@@ -73,13 +75,12 @@ class RuleTrace:
     sentence: str
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(msgspec.Struct, frozen=True):
     """A decision with everything that led to it."""
 
     decision: Decision
     rules: tuple[RuleTrace, ...]
-    parameters: Mapping[str, object]
+    parameters: Mapping[str, Any]
     sentences: tuple[str, ...]
 
 
@@ -90,16 +91,103 @@ def trace_policy(
     facts: Mapping[str, Fact],
 ) -> Trace:
     """Evaluate every condition of every rule; the facts must be of the policy's types already."""
-    policy = typed.policy
-    rules = tuple(_trace_rule(typed, index, parameters, lists, facts) for index in range(len(policy.rules)))
-    fired = tuple(rule.name for rule in rules if rule.outcome is True)
-    unknown = tuple(rule.name for rule in rules if rule.outcome is None)
-    score = sum(rule.score for rule in rules if rule.outcome is True)
-    rank = rank_of(policy, score, fired, unknown)
-    decision = Decision(LEVELS[rank], score, fired, unknown)  # type: ignore[arg-type]  # one of the literal's values
-    used = {each.name: plain_value(parameters[each.name], each.type) for each in policy.parameters}
-    told = tuple(rule.sentence for rule in rules if rule.outcome is not False)
-    return Trace(decision, rules, used, (_verdict(policy, decision), *told))
+    return Tracer(typed, parameters, lists).trace(facts)
+
+
+type _Walk = Callable[[Mapping[str, Fact], list[ConditionTrace]], bool | None]
+
+
+class Tracer:
+    """A policy under one set of parameters and lists, for many facts: what does not depend on facts is made once."""
+
+    def __init__(
+        self, typed: TypedPolicy, parameters: Mapping[str, Scalar], lists: Mapping[str, frozenset[Scalar]]
+    ) -> None:
+        self.typed = typed
+        self.parameters = parameters
+        self.lists = lists
+        tests = typed.policy.tests()
+        self._walks = [self._walk(rule.when, tests) for rule in typed.policy.rules]
+        self._used = {each.name: plain_value(parameters[each.name], each.type) for each in typed.policy.parameters}
+
+    def trace(self, facts: Mapping[str, Fact]) -> Trace:
+        """Every condition of every rule on these facts."""
+        policy = self.typed.policy
+        rules = []
+        for rule, walk in zip(policy.rules, self._walks, strict=True):
+            seen: list[ConditionTrace] = []
+            outcome = walk(facts, seen)
+            sentence = _rule_sentence(rule, outcome, seen, self.typed)
+            rules.append(RuleTrace(rule.name, outcome, rule.score, rule.level, rule.reason, tuple(seen), sentence))
+        fired = tuple([rule.name for rule in rules if rule.outcome is True])
+        unknown = tuple([rule.name for rule in rules if rule.outcome is None])
+        score = sum(rule.score for rule in rules if rule.outcome is True)
+        rank = rank_of(policy, score, fired, unknown)
+        decision = Decision(LEVELS[rank], score, fired, unknown)  # type: ignore[arg-type]  # one of the literal's values
+        told = [rule.sentence for rule in rules if rule.outcome is not False]
+        return Trace(decision, tuple(rules), self._used, (_verdict(policy, decision), *told))
+
+    def _walk(self, expression: Expression, tests: Mapping[str, Leaf]) -> _Walk:
+        match expression:
+            case ConditionReference(name):
+                return self._leaf(name, tests[name])
+            case Comparison() | InList():
+                return self._leaf("", expression)
+            case Not(operand):
+                inner = self._walk(operand, tests)
+
+                def negation(facts: Mapping[str, Fact], seen: list[ConditionTrace]) -> bool | None:
+                    outcome = inner(facts, seen)
+                    return None if outcome is None else not outcome
+
+                return negation
+            case And(operands) | Or(operands):
+                # One false decides an AND, one true an OR; every operand is walked, so that all of it is seen.
+                decisive = isinstance(expression, Or)
+                parts = [self._walk(each, tests) for each in operands]
+
+                def combination(facts: Mapping[str, Fact], seen: list[ConditionTrace]) -> bool | None:
+                    outcomes = [part(facts, seen) for part in parts]
+                    return decisive if decisive in outcomes else None if None in outcomes else not decisive
+
+                return combination
+
+    def _leaf(self, name: str, test: Leaf) -> _Walk:
+        fact, fact_type, text = test.fact, self.typed.types[test.fact], print_expression(test)
+        holds: Callable[[Any], bool] | None
+        operand: Any
+        operator: str
+        parameter = ""
+        if isinstance(test, InList):
+            operator, operand = "IN LIST", test.list
+            entries = self.lists.get(test.list)
+            holds = None if entries is None else entries.__contains__
+        else:
+            bound = operand_value(test, fact_type, self.parameters)
+            operator, operand = test.operator, plain_value(bound, fact_type)
+            if isinstance(test.operand, ParameterReference):
+                parameter = test.operand.name
+            holds = partial(_REVERSED[operator], bound)
+
+        def walk(facts: Mapping[str, Fact], seen: list[ConditionTrace]) -> bool | None:
+            value = facts.get(fact)
+            outcome = None if value is None or holds is None else holds(value)
+            shown = plain_value(value, fact_type)
+            seen.append(ConditionTrace(name, text, fact, operator, shown, operand, parameter, outcome))
+            return outcome
+
+        return walk
+
+
+_REVERSED: Mapping[str, Callable[[Any, Any], bool]] = {
+    "<": operators.gt,
+    "<=": operators.ge,
+    ">": operators.lt,
+    ">=": operators.le,
+    "=": operators.eq,
+    "!=": operators.ne,
+}
+"""By operator, the function that takes the operand first: `fact < 5` is `5 > fact`."""
 
 
 def rank_of(policy: Policy, score: int, fired: tuple[str, ...], unknown: tuple[str, ...]) -> int:
@@ -114,140 +202,34 @@ def rank_of(policy: Policy, score: int, fired: tuple[str, ...], unknown: tuple[s
     return max(rank, RANK[policy.unknown]) if unknown else rank
 
 
-def _trace_rule(
-    typed: TypedPolicy,
-    index: int,
-    parameters: Mapping[str, Scalar],
-    lists: Mapping[str, frozenset[Scalar]],
-    facts: Mapping[str, Fact],
-) -> RuleTrace:
-    rule = typed.policy.rules[index]
-    tests = typed.policy.tests()
-    seen: list[ConditionTrace] = []
-
-    def walk(expression: Expression) -> bool | None:
-        match expression:
-            case ConditionReference(name):
-                return leaf(name, tests[name])
-            case Comparison() | InList():
-                return leaf("", expression)
-            case Not(operand):
-                inner = walk(operand)
-                return None if inner is None else not inner
-            case And(operands):
-                outcomes = [walk(each) for each in operands]
-                return False if False in outcomes else None if None in outcomes else True
-            case Or(operands):
-                outcomes = [walk(each) for each in operands]
-                return True if True in outcomes else None if None in outcomes else False
-
-    def leaf(name: str, test: Leaf) -> bool | None:
-        traced = _trace_leaf(name, test, typed, parameters, lists, facts)
-        seen.append(traced)
-        return traced.outcome
-
-    outcome = walk(rule.when)
-    return RuleTrace(
-        rule.name, outcome, rule.score, rule.level, rule.reason, tuple(seen), _rule_sentence(rule, outcome, seen)
-    )
+def condition_sentence(traced: ConditionTrace, typed: TypedPolicy) -> str:
+    """What one condition saw, for a person."""
+    if traced.value is None:
+        return f"{traced.fact} is not known"
+    if traced.operator == "IN LIST":
+        if traced.outcome is None:
+            return f"the list {traced.operand} is not at hand for {traced.fact} ({traced.value})"
+        return f"{traced.fact} ({traced.value}) is {'' if traced.outcome else 'not '}in the list {traced.operand}"
+    unit = typed.policy.parameter(traced.parameter).unit if traced.parameter else ""
+    said = (_SAID if traced.outcome else _SAID_NOT)[traced.operator]
+    through = f" (${traced.parameter})" if traced.parameter else ""
+    return f"{traced.fact} ({traced.value}) {said} {traced.operand}{f' {unit}' if unit else ''}{through}"
 
 
-def _trace_leaf(  # noqa: PLR0917
-    name: str,
-    test: Leaf,
-    typed: TypedPolicy,
-    parameters: Mapping[str, Scalar],
-    lists: Mapping[str, frozenset[Scalar]],
-    facts: Mapping[str, Fact],
-) -> ConditionTrace:
-    value = facts.get(test.fact)
-    fact_type = typed.types[test.fact]
-    outcome: bool | None
-    if isinstance(test, InList):
-        entries = lists.get(test.list)
-        outcome = None if value is None or entries is None else value in entries
-        operand: object = test.list
-        parameter = ""
-    else:
-        bound = operand_value(test, fact_type, parameters)
-        outcome = None if value is None else _compare(value, test.operator, bound)
-        operand = plain_value(bound, fact_type)
-        parameter = test.operand.name if isinstance(test.operand, ParameterReference) else ""
-    return ConditionTrace(
-        name,
-        print_expression(test),
-        test.fact,
-        plain_value(value, fact_type),
-        operand,
-        parameter,
-        outcome,
-        _leaf_sentence(test, value, fact_type, operand, parameter, outcome, typed, known_list=_has_list(test, lists)),
-    )
-
-
-def _has_list(test: Leaf, lists: Mapping[str, frozenset[Scalar]]) -> bool:
-    return not isinstance(test, InList) or test.list in lists
-
-
-def _compare(value: Scalar, operator: str, bound: Scalar) -> bool:
-    match operator:
-        case "<":
-            return value < bound  # type: ignore[operator]  # one kind: checked by the typing
-        case "<=":
-            return value <= bound  # type: ignore[operator]  # one kind: checked by the typing
-        case ">":
-            return value > bound  # type: ignore[operator]  # one kind: checked by the typing
-        case ">=":
-            return value >= bound  # type: ignore[operator]  # one kind: checked by the typing
-        case "=":
-            return value == bound
-        case _:
-            return value != bound
-
-
-def _leaf_sentence(  # noqa: PLR0917
-    test: Leaf,
-    value: Fact,
-    fact_type: str,
-    operand: object,
-    parameter: str,
-    outcome: bool | None,
-    typed: TypedPolicy,
-    *,
-    known_list: bool,
-) -> str:
-    if value is None:
-        return f"{test.fact} is not known"
-    shown = (
-        time_text(value) if fact_type == "TIMESTAMP" and isinstance(value, int) else str(plain_value(value, fact_type))
-    )
-    if isinstance(test, InList):
-        if not known_list:
-            return f"the list {test.list} is not at hand for {test.fact} ({shown})"
-        return f"{test.fact} ({shown}) is {'' if outcome else 'not '}in the list {test.list}"
-    unit = ""
-    if parameter:
-        unit = typed.policy.parameter(parameter).unit
-        unit = f" {unit}" if unit else ""
-    said = (_SAID if outcome else _SAID_NOT)[test.operator]
-    through = f" (${parameter})" if parameter else ""
-    return f"{test.fact} ({shown}) {said} {operand}{unit}{through}"
-
-
-def _rule_sentence(rule: Rule, outcome: bool | None, seen: list[ConditionTrace]) -> str:
-    told = list(dict.fromkeys(each.sentence for each in seen))
+def _rule_sentence(rule: Rule, outcome: bool | None, seen: list[ConditionTrace], typed: TypedPolicy) -> str:
+    if outcome is False:
+        return f"{rule.name} did not fire."
+    told = [each for each in seen if outcome or each.outcome is None]
+    because = ", ".join(dict.fromkeys(condition_sentence(each, typed) for each in told))
     if outcome is None:
-        missing = list(dict.fromkeys(each.sentence for each in seen if each.outcome is None))
-        return f"{rule.name} could not be decided: {', '.join(missing)}."
-    because = ", ".join(told)
-    if outcome:
-        effect = ", ".join(
-            [*([f"{rule.score:+d}"] if rule.score else []), *([f"at least {rule.level}"] if rule.level else [])]
-        )
-        return (
-            f"{rule.name} fired ({effect or 'no score'}): {f'{rule.reason} ' if rule.reason else ''}Because {because}."
-        )
-    return f"{rule.name} did not fire: {because}."
+        return f"{rule.name} could not be decided: {because}."
+    effect = ", ".join(
+        [
+            *([f"{rule.score:+d}"] if rule.score else []),
+            *([f"at least {rule.level}"] if rule.level else []),
+        ]
+    )
+    return f"{rule.name} fired ({effect or 'no score'}): {f'{rule.reason} ' if rule.reason else ''}Because {because}."
 
 
 def _verdict(policy: Policy, decision: Decision) -> str:
