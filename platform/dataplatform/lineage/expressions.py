@@ -161,13 +161,16 @@ class Expressions:
                 return Gap("unknown_column", ".".join(parts) + f" in {getattr(found, 'name', parts[0])}")
         value = scope.local(first)
         if value is not None:
-            return self._walk(value, parts, 1)
+            value = self._walk(value, parts, 1)
+            if not isinstance(value, Gap) or len(parts) < 3:
+                return value
         for length in range(2, min(len(parts), 4)):
             relation = scope.paths.get(".".join(parts[:length]).lower())
-            if relation is not None:
-                value = relation.get(parts[length].lower())
-                if value is not None:
-                    return self._walk(value, parts, length + 1)
+            member = relation.get(parts[length].lower()) if relation is not None else None
+            if member is not None:
+                return self._walk(member, parts, length + 1)
+        if value is not None:
+            return value
         if first in scope.aliases:
             return self._walk(scope.aliases[first], parts, 1)
         for hole in scope.alias_holes:
@@ -382,7 +385,9 @@ class Expressions:
     def _struct(self, node: exp.Expr, scope: Scope) -> Value:
         items: list[Item] = []
         for position, member in enumerate(node.expressions, 1):
-            name = output_name(member, lambda position=position: f"_field_{position}")  # type: ignore[misc]
+            unnamed = f"_field_{position}"
+            # (a, b) takes no names from its columns, STRUCT(a, b) does
+            name = unnamed if isinstance(node, exp.Tuple) else output_name(member, lambda name=unnamed: name)  # type: ignore[misc]
             inner = member.expression if isinstance(member, exp.PropertyEQ) else member.unalias()
             value = self.value(inner, scope)
             items.append((name, Constant(inner) if value is NOTHING else value))

@@ -16,17 +16,17 @@ BIGQUERY = Dialect.get_or_raise("bigquery")
 MAX_EXPRESSION = 1000
 """Characters kept of an expression's text."""
 
-_REPAIRS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"\bCREATE(\s+OR\s+REPLACE)?\s+SNAPSHOT\s+TABLE\b", re.IGNORECASE), r"CREATE\1 TABLE"),
-    (
-        re.compile(r"\bCREATE(\s+OR\s+REPLACE)?((?:\s+TEMP(?:ORARY)?)?)\s+AGGREGATE\s+FUNCTION\b", re.IGNORECASE),
-        r"CREATE\1\2 FUNCTION",
-    ),
-    (
-        re.compile(r"([(,]\s*(?:\w+\s*=>\s*)?)TABLE\s+((?:`[^`]+`|[\w-]+)(?:\.(?:`[^`]+`|[\w-]+))*)", re.IGNORECASE),
-        r"\1(SELECT * FROM \2)",
-    ),
-    (re.compile(r"\bWITH\s+CONNECTION\s+DEFAULT\b", re.IGNORECASE), ""),
+_PATH = r"(?:`[^`]+`|[\w-]+)(?:\.(?:`[^`]+`|[\w-]+))*"
+_REPAIRS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE | re.DOTALL), replacement)
+    for pattern, replacement in (
+        (r"\bCREATE(\s+OR\s+REPLACE)?\s+SNAPSHOT\s+TABLE\b", r"CREATE\1 TABLE"),
+        (r"\bCREATE(\s+OR\s+REPLACE)?(\s+TEMP(?:ORARY)?)?\s+AGGREGATE\s+FUNCTION\b", r"CREATE\1\2 FUNCTION"),
+        (rf"\b((?:CLONE|COPY)\s+{_PATH})\s+(?:OPTIONS|FOR)\b.*$", r"\1"),
+        (r"\bTABLE\s*<[^()]*?>(?=\s*[,)])", "ANY TYPE"),
+        (rf"([(,]\s*(?:\w+\s*=>\s*)?)TABLE\s+({_PATH})", r"\1(SELECT * FROM \2)"),
+        (r"\bWITH\s+CONNECTION\s+DEFAULT\b", ""),
+    )
 )
 
 
@@ -37,30 +37,27 @@ class SyntaxProblem(Exception):
 def parse(text: str) -> exp.Expr:
     """The tree of one statement; raises SyntaxProblem."""
     try:
-        return _parse(text)
+        node = _parse(text)
+        if not isinstance(node, exp.Command):
+            return node
     except SqlglotError as error:
-        repaired = text
-        for pattern, replacement in _REPAIRS:
-            repaired = pattern.sub(replacement, repaired)
-        if repaired != text:
-            try:
-                return _parse(repaired)
-            except SqlglotError:
-                pass
-        raise SyntaxProblem(_one_line(error)) from error
+        problem = SyntaxProblem(_one_line(error))
+        node = None
+    repaired = text
+    for pattern, replacement in _REPAIRS:
+        repaired = pattern.sub(replacement, repaired)
+    if repaired != text:
+        try:
+            return _parse(repaired)
+        except SqlglotError:
+            pass
+    if node is None:
+        raise problem
+    return node
 
 
 def _parse(text: str) -> exp.Expr:
-    statements = [one for one in BIGQUERY.parse(text) if one is not None]
-    if not statements:
-        return exp.Semicolon()
-    if isinstance(statements[0], exp.Command) and re.match(r"\s*CREATE\b", text, re.IGNORECASE):
-        repaired = text
-        for pattern, replacement in _REPAIRS[:2]:
-            repaired = pattern.sub(replacement, repaired)
-        if repaired != text:
-            return _parse(repaired)
-    return statements[0]
+    return next((one for one in BIGQUERY.parse(text) if one is not None), None) or exp.Semicolon()
 
 
 def parse_expression(text: str) -> exp.Expr:

@@ -469,7 +469,7 @@ class Queries(Expressions):
             if relation is not None and relation.names():
                 fields = [_shape(name, value) for name, value in relation.everything()]
                 columns = {one.name.lower(): one for one in fields}
-            known = Table(view.name, view.type, columns, view.definition, TOLD if columns else 0)
+            known = Table(view.name, view.type, columns, view.definition)
             self.session.catalog.inferred[view.name] = known
         return known
 

@@ -17,7 +17,7 @@ from .parsing import SyntaxProblem, parse, parse_expression
 from .pipes import PipeQuery, Stage, lift_pipes
 from .relations import Hole, Item, Relation, Scope
 from .statements import Statements
-from .values import IDENTITY, NOTHING, Influences, Mix, Value, add_influences, add_steering
+from .values import IDENTITY, NOTHING, Influences, Mix, Value, add_influences, add_steering, with_influences
 
 _WITHOUT_DATA = frozenset(
     [
@@ -179,7 +179,8 @@ class Scripts(Statements):
         if "INTO" in pieces and given:
             for position, name in enumerate(_names(pieces["INTO"])):
                 columns = given[-1].everything()
-                self._assign(name, columns[position][1] if position < len(columns) else NOTHING)
+                value = columns[position][1] if position < len(columns) else NOTHING
+                self._assign(name, with_influences(value, given[-1].rows))
         else:
             self.answers += given
 

@@ -351,9 +351,8 @@ class Statements(Queries):
             self._remember(target, [(name, NOTHING) for name in names or like or []])
             return
         self.write_relation(target, relation, names)
-        listed = filled(relation, names) if names else relation
-        if listed.names() is not None and kind == "TABLE":
-            pairs = listed.everything()
+        if relation.names() is not None and kind == "TABLE":
+            pairs = relation.everything()
             self._remember(
                 target, [(names[at] if names and at < len(names) else name, v) for at, (name, v) in enumerate(pairs)]
             )
@@ -362,7 +361,7 @@ class Statements(Queries):
         """A table that the script makes is known to its later statements."""
         if columns and target not in self.session.catalog.tables:
             fields = [_shape(name, value) for name, value in columns]
-            self.created[target] = Table(target, "TABLE", {one.name.lower(): one for one in fields}, code=TOLD)
+            self.created[target] = Table(target, "TABLE", {one.name.lower(): one for one in fields})
 
     @property
     def created(self) -> dict[str, Table]:
