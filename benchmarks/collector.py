@@ -243,6 +243,11 @@ class Running:
     def rss(self) -> float:
         return psutil.Process(self.process.pid).memory_info().rss / 1e6
 
+    def cpu(self) -> float:
+        """Seconds of CPU that the server has used, of all its threads, in the kernel as well."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
+
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM if self.process.poll() is None else 0)
         try:
@@ -278,59 +283,55 @@ def main() -> None:
         f"{os.cpu_count()} cores, load from {options.client} ({options.connections} connections, on the same machine), "
         f"{options.parameters} parameters, {len(events[0])} bytes an event, fsync on {work}'s disk\n"
     )
-    print(f"{'server':<34}{'requests/s':>12}{'events/s':>12}{'p50 ms':>9}{'p99 ms':>9}{'not 200':>9}{'RSS MB':>9}")
+    head = ("requests/s", "events/s", "p50 ms", "p99 ms", "not 200", "RSS MB", "events/CPU s")
+    print(f"{'server':<42}" + "".join(f"{name:>13}" for name in head))
+    rates: dict[str, float] = {}
+    cpu_rates: dict[str, float] = {}
 
-    def row(name: str, result: Result, size: int, server: Running) -> float:
-        rate = result.requests * size
-        print(
-            f"{name:<34}{result.requests:>12,.0f}{rate:>12,.0f}{result.p50:>9.2f}{result.p99:>9.2f}{result.wrong:>9}{server.rss():>9.0f}",
-            flush=True,
-        )
-        return rate
+    def measure(
+        name: str, server: Running, body: Path, size: int, *, key: str = "", connections: int = options.connections,
+        seconds: float = options.seconds, pause: float = 0,
+    ) -> None:  # fmt: skip
+        before = server.cpu()
+        result = load(server.url, body, seconds, connections, pause)
+        used = server.cpu() - before
+        rate, cpu_rate = result.requests * size, result.requests * seconds * size / used
+        if key:
+            rates[key], cpu_rates[key] = rate, cpu_rate
+        cells = (f"{result.requests:,.0f}", f"{rate:,.0f}", f"{result.p50:.2f}", f"{result.p99:.2f}")
+        cells = (*cells, f"{result.wrong}", f"{server.rss():.0f}", f"{cpu_rate:,.0f}")
+        print(f"{name:<42}" + "".join(f"{cell:>13}" for cell in cells), flush=True)
 
-    rates = {}
-    for kind, name in (
-        ("append", "bare: read, append, fsync"),
-        ("records", "bare, one record an event"),
-        ("collector", "collector"),
-    ):
+    names = {"append": "bare: read, append, fsync", "records": "bare, one record an event", "collector": "collector"}
+    for kind, name in names.items():
         server = Running(kind, work / "schemas")
         try:
             load(server.url, batch, 1, options.connections)
-            rates[kind] = row(
-                f"{name}, batches of {BATCH}",
-                load(server.url, batch, options.seconds, options.connections),
-                BATCH,
-                server,
-            )
+            measure(f"{name}, batches of {BATCH}", server, batch, BATCH, key=kind)
             if kind == "records":
                 continue
-            rates[kind + "1"] = row(
-                f"{name}, single", load(server.url, single, options.seconds, options.connections * 4), 1, server
-            )
+            measure(f"{name}, single", server, single, 1, key=f"{kind}, single", connections=options.connections * 4)
             if kind != "collector":
                 continue
             # A connection answers one request, then waits: so many connections and such a pause make half the load.
-            half = rates[kind] / BATCH / 2
-            pause = options.connections * 2 / half * 1000
-            row(
-                "collector at half load",
-                load(server.url, batch, options.seconds, options.connections * 2, pause),
-                BATCH,
-                server,
-            )
-            start, peak, end = server.rss(), 0.0, time.monotonic() + options.long
-            while time.monotonic() < end:
-                result = load(server.url, batch, min(5, options.long), options.connections)
+            pause = options.connections * 2 / (rates[kind] / BATCH / 2) * 1000
+            measure("collector at half load", server, batch, BATCH, connections=options.connections * 2, pause=pause)
+            start, peak = server.rss(), 0.0
+            turns = max(1, round(options.long / 5))
+            for turn in range(turns):
+                title = f"collector, full load, {turn * 5}th to {turn * 5 + 5}th second"
+                measure(title, server, batch, BATCH, seconds=5)
                 peak = max(peak, server.rss())
-            row(f"collector, {options.long:g} s at full load", result, BATCH, server)
             print(f"memory: {start:.0f} MB before, {peak:.0f} MB at most, {server.rss():.0f} MB after")
         finally:
             server.stop()
-    print(
-        f"\ncollector / bare: {rates['collector'] / rates['append']:.0%} in batches, {rates['collector1'] / rates['append1']:.0%} single"
-    )
-    print(f"collector / bare with records: {rates['collector'] / rates['records']:.0%}")
+    print("\nratios, by the clock and by the server's CPU time (which other load on the machine does not change much):")
+    for title, mine, theirs in (
+        ("collector / bare, batches", "collector", "append"),
+        ("collector / bare, single", "collector, single", "append, single"),
+        ("collector / bare with records, batches", "collector", "records"),
+    ):
+        print(f"{title:<42}{rates[mine] / rates[theirs]:>8.0%}{cpu_rates[mine] / cpu_rates[theirs]:>8.0%}")
     shutil.rmtree(work, ignore_errors=True)
 
 
