@@ -4,16 +4,14 @@ import importlib
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
 
-from ..contracts.errors import ContractError, Problem
 from ..settings import get_settings
 from .compiled import compile_policy, decision
 from .fact_types import TypedPolicy
-from .facts import FactLine, check_lists, read_facts, read_lists, set_parameters, write_lines
+from .facts import FactLine, assignments, check_lists, read_facts, read_lists, set_parameters, write_lines
 from .policies import load_policy
 from .tree import Decision, Scalar
 
@@ -21,7 +19,28 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 SQL_BATCH = 20_000
 
 
-@click.group()
+LATER = {
+    "parameters": "dataplatform.fraud.parameter_commands:parameters",
+    "lists": "dataplatform.fraud.parameter_commands:lists",
+}
+"""Groups of commands that are imported when they are called, so that the others start fast."""
+
+
+class LazyCommands(click.Group):
+    """A group with some of its commands in modules of their own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *LATER])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in LATER:
+            return super().get_command(ctx, cmd_name)
+        module, attribute = LATER[cmd_name].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.group(cls=LazyCommands)
 def fraud() -> None:
     """Features, policies, parameters, decisions and backtests."""
 
@@ -131,24 +150,6 @@ def serve(host: str | None, port: int | None, workers: int) -> None:
     server.serve(settings, host, settings.decisions_port if port is None else port, workers)
 
 
-def assignments(changes: tuple[str, ...]) -> dict[str, object]:
-    """`name=value` texts as a mapping; ContractError for one that is none, or given twice."""
-    values: dict[str, object] = {}
-    problems = []
-    for change in changes:
-        name, equals, value = change.partition("=")
-        name = name.strip()
-        if not equals or not name or name in values:
-            message = f"{name} is set twice" if name in values else f"{change!r} is no name=value"
-            problems.append(
-                Problem(Path("--set"), 0, name, "syntax", message, "write --set min_membership=70, once each")
-            )
-        values[name] = value.strip()
-    if problems:
-        raise ContractError(problems)
-    return values
-
-
 def _row(line: FactLine, decided: Decision) -> bytes:
     return msgspec.json.encode(
         {
@@ -199,8 +200,3 @@ def _by_sql(
             decided = decide_by_sql(run, typed, parameters, lists, [line.facts for line in batch])
             for line, each in zip(batch, decided, strict=True):
                 yield _row(line, each)
-
-
-def plain(value: Any) -> str:
-    """JSON on one line."""
-    return msgspec.json.encode(value).decode()

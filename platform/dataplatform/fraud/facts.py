@@ -150,6 +150,24 @@ def set_parameters(policy: Policy, changes: Mapping[str, object], where: str = "
     return values
 
 
+def assignments(changes: tuple[str, ...]) -> dict[str, object]:
+    """`name=value` texts as a mapping; ContractError for one that is none, or given twice."""
+    values: dict[str, object] = {}
+    problems = []
+    for change in changes:
+        name, equals, value = change.partition("=")
+        name = name.strip()
+        if not equals or not name or name in values:
+            message = f"{name} is set twice" if name in values else f"{change!r} is no name=value"
+            problems.append(
+                Problem(Path("--set"), 0, name, "syntax", message, "write --set min_membership=70, once each")
+            )
+        values[name] = value.strip()
+    if problems:
+        raise ContractError(problems)
+    return values
+
+
 def write_lines(file: Path, lines: Iterator[bytes]) -> int:
     """Write a file whole or not at all; gives the number of lines."""
     count = 0
