@@ -1,7 +1,9 @@
 """`dataplatform fraud …`."""
 
+import getpass
 import importlib
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
@@ -135,6 +137,62 @@ def features(definitions: Path, data_file: Path, at_file: Path, engine: str, out
     lines = (answer_line(moment, entity, each) for moment, each in zip(moments, values, strict=True))
     count = write_lines(output, lines)
     click.echo(f"{len(entity.features)} features at {count} moments ({engine}) in {output}")
+
+
+@fraud.command()
+@click.argument("policy")
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="A parameter's value to be tried.")
+@click.option("--version", type=int, help="Try this version of the parameters, and keep the summary with it.")
+@click.option("--from", "start", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), required=True, help="UTC.")
+@click.option(
+    "--to", "end", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), required=True, help="UTC, exclusive."
+)
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path("backtest"), show_default=True)
+@click.option("--as", "user", default=getpass.getuser, show_default="who is logged in", help="Who tries the version.")
+def backtest(  # noqa: PLR0917  # click passes by name
+    policy: str,
+    changes: tuple[str, ...],
+    version: int | None,
+    start: datetime,
+    end: datetime,
+    output: Path,
+    user: str,
+) -> None:
+    """What a policy would have decided in the past: report.json and report.html."""
+    from ..warehouse.client import Warehouse
+    from .backtest import Backtest, run_backtest
+    from .catalog import load_catalog
+    from .parameters import ParameterStore, database_url
+    from .report import html_page
+
+    settings = get_settings()
+    catalog = load_catalog(settings.schemas_dir)
+    store = ParameterStore(database_url(settings.fraud_database, settings.data_dir), catalog.policies)
+    chosen = None if version is None else store.version(policy, version)
+    store.versions(policy)  # says so when there is no such policy
+    typed = catalog.policies[policy]
+    snapshot = store.snapshot()
+    live = store.values(snapshot.policies[policy].live)
+    base = live if chosen is None else store.values(chosen)
+    given = assignments(changes)
+    checked = set_parameters(typed.policy, given)
+    tried = base | {name: checked[name] for name in given}
+    period = (start.replace(tzinfo=UTC), end.replace(tzinfo=UTC))
+    if period[0] >= period[1]:
+        raise click.UsageError("--from is before --to")
+    asked = Backtest(typed, live, tried, snapshot.lists, *period)
+    report = run_backtest(Warehouse(settings), catalog, asked)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
+    (output / "report.html").write_text(html_page(report), encoding="utf-8")
+    changed = report["changed"]
+    if chosen is not None and not given:
+        summary = {key: report[key] for key in ("from", "to", "decisions", "changed")}
+        store.record_dry_run(policy, chosen.version, summary, by=user)
+    click.echo(
+        f"{report['decisions']:,} decisions, {changed['decisions']:,} change their level, "
+        f"{changed['users']:,} people, {changed['amount']:,.0f} in amount: {output / 'report.html'}"
+    )
 
 
 @fraud.command()

@@ -1,0 +1,336 @@
+"""What a policy would have done: its rules over past events, with the features as they were at each of them.
+
+Everything runs in the warehouse: per role of the policy one table of features at the events' times, one table of facts,
+one of decisions under the live parameters and one under the tried ones, and small questions about the two.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from ..errors import PlatformError
+from ..warehouse.client import Warehouse, WarehouseError
+from .catalog import Catalog
+from .fact_types import TypedPolicy
+from .features import EntityFeatures
+from .history import Source, history_statement, warehouse_source
+from .policy_sql import FactColumn, policy_statement, table_column
+from .tree import LEVELS, RANK, Scalar
+from .values import plain_value
+
+EVENTS = "events"
+STAGING = "fraud_staging"
+LABELS = "fraud.labels"
+"""Table of confirmed cases and chargebacks: event_id STRING, fraud BOOL, known_at TIMESTAMP."""
+AMOUNTS = ("amount", "total", "price", "price__amount")
+"""Columns that hold what an event is about in money, the first that is there."""
+STOPS = RANK["hold"]
+"""From this level on a decision stops something: what precision and recall are of."""
+EXAMPLES = 20
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """One question: a policy, its parameters that are live and those that are tried, over [start, end)."""
+
+    typed: TypedPolicy
+    live: Mapping[str, Scalar]
+    tried: Mapping[str, Scalar]
+    lists: Mapping[str, frozenset[Scalar]]
+    start: datetime
+    end: datetime
+
+
+def run_backtest(warehouse: Warehouse, catalog: Catalog, asked: Backtest, labels: str | None = None) -> dict[str, Any]:
+    """The report, as JSON holds it. `labels` is the id of a table like `LABELS`; by default that, where there is one.
+
+    PlatformError when there is no table of the policy's event.
+    """
+    policy = asked.typed.policy
+    if policy.event not in warehouse.tables(EVENTS):
+        raise PlatformError(
+            f"there is no table {EVENTS}.{policy.event}", where=policy.name, fix="materialise the event's asset first"
+        )
+    for entity in catalog.roles(policy).values():
+        for event, _ in entity.streams:
+            if event not in warehouse.tables(EVENTS):
+                _make_empty(warehouse, catalog, event)
+    if labels is None and "labels" in warehouse.tables("fraud"):
+        labels = f"`{warehouse.table_id('fraud', 'labels')}`"
+    warehouse.query(f"CREATE SCHEMA IF NOT EXISTS `{warehouse.dataset_id(STAGING)}`", name="backtest")
+    tables = BacktestTables(warehouse, uuid.uuid4().hex[:12])
+    parameters = {"start": asked.start, "end": asked.end}
+    try:
+        for name, statement in statements(warehouse, catalog, asked, tables):
+            warehouse.query(f"CREATE TABLE {tables[name]} AS\n{statement}", parameters, name="backtest")
+        return _report(warehouse, asked, tables, labels)
+    finally:
+        tables.drop()
+
+
+class BacktestTables:
+    """The tables of one run, by what they hold; they go away with it."""
+
+    def __init__(self, warehouse: Warehouse, run: str) -> None:
+        self.warehouse = warehouse
+        self.run = run
+        self.made: list[str] = []
+
+    def __getitem__(self, name: str) -> str:
+        table = f"`{self.warehouse.table_id(STAGING, f'{name}_{self.run}')}`"
+        if table not in self.made:
+            self.made.append(table)
+        return table
+
+    def drop(self) -> None:
+        for table in self.made:
+            with suppress(WarehouseError):
+                self.warehouse.query(f"DROP TABLE IF EXISTS {table}", name="backtest")
+
+
+def statements(
+    warehouse: Warehouse, catalog: Catalog, asked: Backtest, tables: Mapping[str, str] | BacktestTables
+) -> list[tuple[str, str]]:
+    """(table, SELECT) of every step, in order. Statements take @start and @end."""
+    policy = asked.typed.policy
+    event_table = f"`{warehouse.table_id(EVENTS, policy.event)}`"
+    inside = "hour >= TIMESTAMP_TRUNC(@start, HOUR) AND hour < TIMESTAMP_ADD(@end, INTERVAL 1 DAY)"
+    exactly = "occurred_at >= @start AND occurred_at < @end"
+    found: list[tuple[str, str]] = []
+    keys = role_keys(asked.typed, catalog)
+    for role, entity in catalog.roles(policy).items():
+        wanted = used_features(asked.typed, role, entity)
+        if role not in keys or not wanted.features:
+            continue
+        sources: dict[str, Source] = {
+            event: warehouse_source(f"`{warehouse.table_id(EVENTS, event)}`", event, wanted, "@start", "@end")
+            for event, _ in wanted.streams
+        }
+        moments = (
+            f"(SELECT event_id, CAST({keys[role]} AS STRING) AS entity_key, UNIX_MICROS(occurred_at) AS moment"
+            f" FROM {event_table} WHERE {inside} AND {exactly}) AS asked"
+        )
+        found.append((f"features_{role}", history_statement(wanted, sources, moments, keep=("event_id",))))
+    found.append(("facts", facts_statement(asked.typed, catalog, tables, event_table, f"{inside} AND {exactly}")))
+    columns = fact_columns(asked.typed)
+    for name, values in (("live", asked.live), ("tried", asked.tried)):
+        statement = policy_statement(
+            asked.typed, values, asked.lists, columns, tables["facts"], keep=("event_id",), as_arrays=False
+        )
+        found.append((name, statement))
+    return found
+
+
+def role_keys(typed: TypedPolicy, catalog: Catalog) -> dict[str, str]:
+    """Role → the column of the policy's event that holds its key; roles without one have unknown features."""
+    columns = catalog.columns[typed.policy.event]
+    found = {}
+    for role, entity in catalog.roles(typed.policy).items():
+        candidates = [entity.key, *(by for event, by in entity.streams if event == typed.policy.event)]
+        column = next((each for each in candidates if each in columns), None)
+        if column is not None:
+            found[role] = column
+    return found
+
+
+def used_features(typed: TypedPolicy, role: str, entity: EntityFeatures) -> EntityFeatures:
+    """The entity with only the features that the policy reads under a role, and the parts of ratios."""
+    names = {
+        fact.removeprefix(f"{role}.") for fact in typed.types if fact.startswith(f"{role}.")
+    } & entity.by_name.keys()
+    for name in list(names):
+        feature = entity.by_name[name]
+        if feature.aggregation == "ratio":
+            names |= {feature.of, feature.over}
+    return replace(entity, features=tuple(each for each in entity.features if each.name in names))
+
+
+def fact_columns(typed: TypedPolicy) -> dict[str, FactColumn]:
+    """Where each fact stands in the table of facts."""
+    return {fact: table_column(typed.types[fact], f"f{number}") for number, fact in enumerate(sorted(typed.types))}
+
+
+def facts_statement(
+    typed: TypedPolicy, catalog: Catalog, tables: Mapping[str, str] | BacktestTables, event_table: str, where: str
+) -> str:
+    """One row an event: event_id, user_id, the amount, and the policy's facts as f0, f1, …"""
+    columns = catalog.columns[typed.policy.event]
+    keys = role_keys(typed, catalog)
+    roles = catalog.roles(typed.policy)
+    joins: dict[str, str] = {}
+    selected = []
+    for number, fact in enumerate(sorted(typed.types)):
+        role, _, name = fact.partition(".")
+        if fact in columns:
+            value = f"e.{fact}"
+        elif role not in keys:
+            value = f"CAST(NULL AS {typed.types[fact]})"
+        elif name == "id":
+            value = f"CAST(e.{keys[role]} AS STRING)"
+        else:
+            joins[role] = f"LEFT JOIN {tables[f'features_{role}']} AS {role}_features USING (event_id)"
+            value = f"{role}_features.{roles[role].by_name[name].name}"
+        selected.append(f",\n  {value} AS f{number}")
+    amount = next((each for each in AMOUNTS if each in columns), None)
+    money = f"CAST(e.{amount} AS FLOAT64)" if amount else "CAST(NULL AS FLOAT64)"
+    return (
+        f"SELECT event_id, e.user_id, e.occurred_at, {money} AS amount{''.join(selected)}\n"
+        f"FROM (SELECT * FROM {event_table} WHERE {where}) AS e\n" + "\n".join(joins.values())
+    )
+
+
+def _make_empty(warehouse: Warehouse, catalog: Catalog, event: str) -> None:
+    """An event that never came has no table: features see none of it."""
+    types = {
+        name: fact.type for name, fact in catalog.columns[event].items() if fact.type not in ("REPEATED", "STRUCT")
+    }
+    envelope = ["occurred_at TIMESTAMP", "received_at TIMESTAMP", "hour TIMESTAMP"]
+    columns = ", ".join([*envelope, *(f"{name} {held}" for name, held in types.items())])
+    warehouse.query(f"CREATE TABLE IF NOT EXISTS `{warehouse.table_id(EVENTS, event)}` ({columns})", name="backtest")
+
+
+def _report(warehouse: Warehouse, asked: Backtest, tables: BacktestTables, labels: str | None) -> dict[str, Any]:
+    policy = asked.typed.policy
+    facts, live, tried = tables["facts"], tables["live"], tables["tried"]
+    joined = f"{facts} AS f JOIN {live} AS a USING (event_id) JOIN {tried} AS b USING (event_id)"
+
+    def ask(sql: str) -> list[dict[str, Any]]:
+        return warehouse.query(sql, name="backtest").rows
+
+    moves = ask(
+        "SELECT a.level AS live, b.level AS tried, COUNT(*) AS decisions, COUNT(DISTINCT f.user_id) AS users,"
+        f" COALESCE(SUM(f.amount), 0) AS amount FROM {joined} GROUP BY 1, 2 ORDER BY 1, 2"
+    )
+    changed_users = ask(f"SELECT COUNT(DISTINCT f.user_id) AS n FROM {joined} WHERE a.level != b.level")[0]["n"]
+    rules = range(len(policy.rules))
+    hits = ask(
+        "SELECT "
+        + ", ".join(
+            f"COUNTIF(a.rule_{n}) AS live_{n}, COUNTIF(b.rule_{n}) AS tried_{n}, COUNTIF(a.rule_{n} AND b.rule_{n}) AS both_{n},"
+            f" COUNTIF(b.rule_{n} IS NULL) AS unknown_{n},"
+            f" COUNTIF(b.rule_{n} AND ({_others(n, rules)}) = 0) AS alone_{n}"
+            for n in rules
+        )
+        + f" FROM {joined}"
+    )[0]
+    pairs = [(m, n) for m in rules for n in rules if m < n]
+    overlap: dict[tuple[int, int], int] = {}
+    for start in range(0, len(pairs), 400):
+        part = pairs[start : start + 400]
+        row = ask(
+            "SELECT " + ", ".join(f"COUNTIF(rule_{m} AND rule_{n}) AS o_{m}_{n}" for m, n in part) + f" FROM {tried}"
+        )[0]
+        overlap |= {pair: row[f"o_{pair[0]}_{pair[1]}"] for pair in part}
+    examples = ask(
+        "SELECT event_id, f.user_id, f.occurred_at, f.amount, a.level AS live, b.level AS tried, a.score AS live_score,"
+        f" b.score AS tried_score FROM {joined} WHERE a.level != b.level"
+        f" ORDER BY ABS(a.level - b.level) DESC, f.amount DESC, event_id LIMIT {EXAMPLES}"
+    )
+    days = ask(
+        "SELECT DATE(f.occurred_at) AS day, COUNT(*) AS decisions,"
+        f" COUNTIF(a.level >= {STOPS}) AS live_stopped, COUNTIF(b.level >= {STOPS}) AS tried_stopped"
+        f" FROM {joined} GROUP BY 1 ORDER BY 1"
+    )
+    names = [rule.name for rule in policy.rules]
+    plain = {
+        name: {"live": plain_value(asked.live[name], kind), "tried": plain_value(asked.tried[name], kind)}
+        for name, kind in ((each.name, each.type) for each in policy.parameters)
+    }
+    total = sum(row["decisions"] for row in moves)
+    changed = [row for row in moves if row["live"] != row["tried"]]
+    return {
+        "policy": policy.name,
+        "event": policy.event,
+        "from": asked.start.isoformat(),
+        "to": asked.end.isoformat(),
+        "parameters": plain,
+        "decisions": total,
+        "changed": {
+            "decisions": sum(row["decisions"] for row in changed),
+            "users": changed_users,
+            "amount": float(sum(row["amount"] for row in changed)),
+        },
+        "moves": [
+            {
+                "live": LEVELS[row["live"]],
+                "tried": LEVELS[row["tried"]],
+                "decisions": row["decisions"],
+                "users": row["users"],
+                "amount": float(row["amount"]),
+            }
+            for row in moves
+        ],
+        "rules": [
+            {
+                "rule": name,
+                "live": hits[f"live_{n}"],
+                "tried": hits[f"tried_{n}"],
+                "both": hits[f"both_{n}"],
+                "alone": hits[f"alone_{n}"],
+                "unknown": hits[f"unknown_{n}"],
+                "never": hits[f"tried_{n}"] == 0,
+                "always": total > 0 and hits[f"tried_{n}"] == total,
+            }
+            for n, name in enumerate(names)
+        ],
+        "overlap": [{"rules": [names[m], names[n]], "decisions": count} for (m, n), count in overlap.items() if count],
+        "labels": _labels(ask, joined, labels, len(policy.rules), names) if labels else None,
+        "days": [
+            {**row, "day": row["day"].isoformat() if hasattr(row["day"], "isoformat") else row["day"]} for row in days
+        ],
+        "examples": [
+            {
+                **row,
+                "occurred_at": row["occurred_at"].isoformat(),
+                "live": LEVELS[row["live"]],
+                "tried": LEVELS[row["tried"]],
+            }
+            for row in examples
+        ],
+    }
+
+
+def _others(number: int, rules: Sequence[int]) -> str:
+    return " + ".join(f"IF(b.rule_{n}, 1, 0)" for n in rules if n != number) or "0"
+
+
+def _labels(ask: Any, joined: str, labels: str, count: int, names: list[str]) -> dict[str, Any]:
+    """Precision and recall of stopping, of both, over events that have a label; and how late labels come."""
+    labelled = f"{joined} JOIN {labels} AS l USING (event_id)"
+    row = ask(
+        "SELECT COUNT(*) AS labelled, COUNTIF(l.fraud) AS fraud, "
+        + ", ".join(
+            f"COUNTIF({side}.level >= {STOPS} AND l.fraud) AS {name}_hit,"
+            f" COUNTIF({side}.level >= {STOPS} AND NOT l.fraud) AS {name}_false"
+            for side, name in (("a", "live"), ("b", "tried"))
+        )
+        + ", COALESCE(AVG(TIMESTAMP_DIFF(l.known_at, f.occurred_at, HOUR)), 0) AS delay_hours,"
+        + " COALESCE(MAX(TIMESTAMP_DIFF(l.known_at, f.occurred_at, HOUR)), 0) AS longest_delay_hours"
+        + "".join(
+            f", COUNTIF(b.rule_{n} AND l.fraud) AS rule_{n}_hit, COUNTIF(b.rule_{n} AND NOT l.fraud) AS rule_{n}_false"
+            for n in range(count)
+        )
+        + f" FROM {labelled}"
+    )[0]
+
+    def rates(prefix: str) -> dict[str, Any]:
+        hit, false, fraud = row[f"{prefix}_hit"], row[f"{prefix}_false"], row["fraud"]
+        return {
+            "caught": hit,
+            "false_alarms": false,
+            "precision": hit / (hit + false) if hit + false else None,
+            "recall": hit / fraud if fraud else None,
+        }
+
+    return {
+        "labelled": row["labelled"],
+        "fraud": row["fraud"],
+        "mean_delay_hours": float(row["delay_hours"]),
+        "longest_delay_hours": row["longest_delay_hours"],
+        "live": rates("live"),
+        "tried": rates("tried"),
+        "rules": [{"rule": name} | rates(f"rule_{n}") for n, name in enumerate(names)],
+    }

@@ -1,0 +1,188 @@
+"""A backtest in the warehouse decides every event as the online state and the compiled policy would have then."""
+
+import random
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pyarrow as pa
+import pytest
+
+from dataplatform.errors import PlatformError
+from dataplatform.fraud.backtest import Backtest, role_keys, run_backtest, used_features
+from dataplatform.fraud.catalog import Catalog
+from dataplatform.fraud.compiled import compile_policy, decision
+from dataplatform.fraud.fact_types import DeclaredFact
+from dataplatform.fraud.features import parse_entity
+from dataplatform.fraud.moments import Event, Moment
+from dataplatform.fraud.online import features_in_order
+from dataplatform.fraud.policies import parse_policy
+from dataplatform.fraud.report import html_page
+from dataplatform.fraud.values import micros
+from dataplatform.warehouse.client import Warehouse
+
+COLUMNS = {
+    "send": {
+        name: DeclaredFact(held)
+        for name, held in {
+            "amount": "NUMERIC",
+            "receiver": "STRING",
+            "method": "STRING",
+            "user_id": "STRING",
+            "device_id": "STRING",
+        }.items()
+    },
+    "register": {"user_id": DeclaredFact("STRING"), "device_id": DeclaredFact("STRING")},
+}
+USER = """\
+entity: user
+key: user_id
+features:
+  - {name: age_days, event: register, aggregation: time_since_first, window: ever, type: INT64, unit: days}
+  - {name: sent_24h, event: send, aggregation: count, window: 24h}
+  - {name: receivers_7d, event: send, aggregation: count_distinct, of: receiver, window: 7d}
+  - {name: amount_24h, event: send, aggregation: sum, of: amount, type: NUMERIC, window: 24h, no_data: 0}
+  - {name: mean_30d, event: send, aggregation: mean, of: amount, window: 30d}
+  - {name: to_mean, aggregation: ratio, of: amount_24h, over: mean_30d}
+"""
+ACCOUNT = """\
+entity: account
+key: account_no
+features:
+  - {name: senders_24h, event: send, by: receiver, aggregation: count_distinct, of: user_id, window: 24h}
+"""
+POLICY = """\
+policy: transfer
+event: send
+unknown: monitor
+entities: {sender: user, to: account}
+parameters:
+  young: {type: INT64, unit: days, default: 5, min: 0, max: 100}
+  large: {type: NUMERIC, default: 500, min: 0, max: 100000}
+rules:
+  - {name: young, when: sender.age_days < $young AND amount >= $large, score: 40, reason: r}
+  - {name: many, when: sender.receivers_7d >= 3 OR to.senders_24h >= 3, score: 30, reason: r}
+  - {name: unusual, when: sender.to_mean > 3, score: 30, reason: r}
+  - {name: listed, when: to.id IN LIST watched AND method != 'card', level: block, reason: r}
+  - {name: never, when: sender.sent_24h > 1000, level: sanction, reason: r}
+levels: {monitor: 30, hold: 60, block: 100}
+"""
+START = datetime(2026, 1, 10, tzinfo=UTC)
+
+
+def catalog():
+    entities = {"user": parse_entity(USER, events=COLUMNS), "account": parse_entity(ACCOUNT, events=COLUMNS)}
+    declared = dict(COLUMNS["send"]) | entities["user"].facts("sender") | entities["account"].facts("to")
+    return Catalog(COLUMNS, entities, {"transfer": parse_policy(POLICY, declared=declared)})
+
+
+def stream(seed, count=250):
+    chance = random.Random(seed)
+    events = []
+    for number in range(count):
+        at = micros("2026-01-01T00:00:00Z") + chance.randrange(0, 20 * 86_400) * 1_000_000
+        known = at + chance.choice([0, 0, 1_000_000, 3_600_000_000, 86_400_000_000])
+        kind = "register" if number < 5 else "send"
+        user = f"u{number}" if number < 5 else f"u{chance.randrange(7)}"
+        values = {"user_id": user, "device_id": "d"}
+        if kind == "send":
+            values |= {
+                "amount": Decimal(chance.choice([10, 100, 499, 500, 2000])) / 4,
+                "receiver": f"acc{chance.randrange(4)}",
+                "method": chance.choice(["card", "balance", None]),
+            }
+        keys = {"user_id": user, "receiver": values.get("receiver")}
+        events.append(Event(kind, f"e{number}", at, known, keys, values))
+    return sorted(events, key=lambda each: each.known)
+
+
+def load(warehouse, events):
+    warehouse.query(f"CREATE SCHEMA `{warehouse.dataset_id('events')}`")
+    for kind, columns in COLUMNS.items():
+        rows = [each for each in events if each.event == kind]
+        stamp = pa.timestamp("us", tz="UTC")
+        table = {
+            "event_id": pa.array([each.event_id for each in rows], pa.string()),
+            "occurred_at": pa.array([each.happened for each in rows], pa.int64()).cast(stamp),
+            "received_at": pa.array([each.known for each in rows], pa.int64()).cast(stamp),
+            "hour": pa.array([each.known // 3_600_000_000 * 3_600_000_000 for each in rows], pa.int64()).cast(stamp),
+        }
+        for name, fact in columns.items():
+            kind_of = pa.decimal128(38, 9) if fact.type == "NUMERIC" else pa.string()
+            table[name] = pa.array([each.values.get(name) for each in rows], kind_of)
+        warehouse.load_rows(pa.table(table), "events", kind)
+
+
+def expected(found, events, asked):
+    """Decision by event id, by the online state and the compiled policy at the moment of each event."""
+    typed = asked.typed
+    sent = [
+        each
+        for each in events
+        if each.event == "send" and asked.start.timestamp() * 1e6 <= each.happened < asked.end.timestamp() * 1e6
+    ]
+    facts = [{name: value for name, value in each.values.items() if name in typed.types} for each in sent]
+    for role, entity in found.roles(typed.policy).items():
+        wanted = used_features(typed, role, entity)
+        key = role_keys(typed, found)[role]
+        moments = [Moment({}, each.values.get(key), each.happened) for each in sent]
+        for row, values, moment in zip(facts, features_in_order(wanted, events, moments), moments, strict=True):
+            row |= {f"{role}.{name}": value for name, value in values.items()} | {f"{role}.id": moment.key}
+    decided = {}
+    for name, values in (("live", asked.live), ("tried", asked.tried)):
+        decide = compile_policy(typed, values, asked.lists)
+        decided[name] = {each.event_id: decision(decide(row)) for each, row in zip(sent, facts, strict=True)}
+    return decided
+
+
+@pytest.fixture
+def warehouse(settings_for):
+    return Warehouse(settings_for())
+
+
+def test_history_is_decided_as_then(warehouse):
+    found = catalog()
+    typed = found.policies["transfer"]
+    events = stream(3)
+    load(warehouse, events)
+    live = typed.policy.defaults()
+    lists = {"watched": frozenset({"acc1"})}
+    asked = Backtest(typed, live, live | {"young": 12, "large": Decimal(100)}, lists, START, START + timedelta(days=12))
+    decided = expected(found, events, asked)
+    warehouse.query(f"CREATE SCHEMA `{warehouse.dataset_id('fraud')}`")
+    labels = pa.table(
+        {
+            "event_id": list(decided["tried"]),
+            "fraud": [number % 3 == 0 for number in range(len(decided["tried"]))],
+            "known_at": pa.array([START] * len(decided["tried"]), pa.timestamp("us", tz="UTC")),
+        }
+    )
+    warehouse.load_rows(labels, "fraud", "labels")
+    report = run_backtest(warehouse, found, asked)
+    assert report["decisions"] == len(decided["live"]) > 100
+    moves = {}
+    for event_id, one in decided["live"].items():
+        pair = (one.level, decided["tried"][event_id].level)
+        moves[pair] = moves.get(pair, 0) + 1
+    assert {(row["live"], row["tried"]): row["decisions"] for row in report["moves"]} == moves
+    for row in report["rules"]:
+        for side in ("live", "tried"):
+            assert row[side] == sum(row["rule"] in each.rules for each in decided[side].values())
+        assert row["unknown"] == sum(row["rule"] in each.unknown for each in decided["tried"].values())
+    assert report["changed"]["decisions"] == sum(n for (one, other), n in moves.items() if one != other) > 0
+    assert [row["rule"] for row in report["rules"] if row["never"]] == ["never"]
+    stopping = {"hold", "block", "sanction"}
+    caught = [n % 3 == 0 for n, each in enumerate(decided["tried"].values()) if each.level in stopping]
+    assert report["labels"]["tried"]["precision"] == sum(caught) / len(caught)
+    assert len(report["examples"]) == min(20, report["changed"]["decisions"])
+    page = html_page(report)
+    assert "<svg" in page and "Backtest of transfer" in page and "precision" in page
+    assert not list(warehouse.tables("fraud_staging"))
+
+
+def test_an_event_that_never_came(warehouse):
+    found = catalog()
+    typed = found.policies["transfer"]
+    live = typed.policy.defaults()
+    asked = Backtest(typed, live, live, {"watched": frozenset()}, START, START + timedelta(days=1))
+    with pytest.raises(PlatformError, match="no table"):
+        run_backtest(warehouse, found, asked)
