@@ -13,6 +13,7 @@ from sqlglot.errors import SqlglotError
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
 
 BIGQUERY = Dialect.get_or_raise("bigquery")
+_GENERATOR = BIGQUERY.generator(comments=False)
 MAX_EXPRESSION = 1000
 """Characters kept of an expression's text."""
 
@@ -72,7 +73,8 @@ def parse_expression(text: str) -> exp.Expr:
 def sql(node: exp.Expr) -> str:
     """The text of a node, cut at MAX_EXPRESSION characters."""
     try:
-        text = BIGQUERY.generate(node, copy=True, comments=False)
+        # The generator may rewrite queries on its way; only those are worth the copy.
+        text = _GENERATOR.generate(node, copy=node.find(exp.Query, exp.Unnest) is not None)
     except (SqlglotError, ValueError):
         text = type(node).__name__
     return text if len(text) <= MAX_EXPRESSION else text[: MAX_EXPRESSION - 1] + "…"

@@ -6,6 +6,7 @@ given one statement at a time: then neither side ever writes to a pipe whose oth
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import resource
 import sys
@@ -90,6 +91,10 @@ def _serve(connection: Connection, catalog: Catalog, memory_bytes: int) -> None:
     if memory_bytes:
         limit = _address_space() + STACK_BYTES + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    # Syntax trees are cyclic and large: collecting them often costs a third of the time, the catalog never changes.
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 20)
 
     def loop() -> None:
         try:
