@@ -180,6 +180,7 @@ def import_events(
     def land() -> None:
         moment = moment_of(now())
         verdicts = take_in([raw for _, raw in chunk], source, moment, judge, writer)
+        writer.rotate()
         writer.flush()
         for (place, _), verdict in zip(chunk, verdicts, strict=True):
             count.add(verdict, place)
