@@ -3,6 +3,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -101,20 +102,31 @@ def test_what_is_acknowledged_while_another_commit_runs_is_durable(local: Landin
     assert sorted(map(int, lines(local))) == list(range(300))
 
 
-def test_a_file_that_fills_up_while_it_is_written_is_finished_after_its_last_byte(local: Landing) -> None:
+def test_a_file_that_fills_up_while_it_is_written_is_finished_after_its_last_byte(
+    local: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, real = threading.Event(), writer_module.write_all
+
+    def slow(descriptor: int, data: bytes) -> None:
+        go_on.wait(5)
+        real(descriptor, data)
+
+    monkeypatch.setattr(writer_module, "write_all", slow)
+
     async def go() -> None:
-        writer = Writer(local, rotate_bytes=4000, rotate_seconds=60)
-
-        async def send(number: int) -> None:
-            for part in range(50):
-                writer.append(b"%d" % (number * 50 + part), HOUR)
-                await writer.commit()
-
-        await asyncio.gather(*(send(number) for number in range(40)))
+        writer = Writer(local, name="w", rotate_bytes=10, rotate_seconds=60)
+        writer.append(b"first", HOUR)
+        first = writer.commit()
+        await asyncio.sleep(0.05)
+        assert writer.append(b"second", HOUR) == ("w-000001", 2)
+        assert writer.append(b"third", HOUR) == ("w-000002", 1)
+        second = writer.commit()
+        go_on.set()
+        await asyncio.gather(first, second)
         writer.close()
 
     asyncio.run(go())
-    assert sorted(map(int, lines(local))) == list(range(2000))
+    assert [local.read(file) for file in local.files(HOUR)] == [b"first\nsecond\n", b"third\n"]
 
 
 def test_a_full_disk_leaves_nothing_half_written(local: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
