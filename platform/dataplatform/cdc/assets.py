@@ -168,7 +168,6 @@ def _results(
     if status.oplog_seconds_left is not None:
         common["oplog_seconds_left"] = status.oplog_seconds_left
     typed = common | {
-        "unmapped_documents": applied.unmapped,
         "conflicts": len(conflicts),
         "dagster/column_schema": column_schema(applied.columns),
     }
@@ -283,6 +282,7 @@ def reconciled_result(key: dg.AssetKey, found: Reconciliation) -> dg.AssetCheckR
         "changed_since": found.moved_on,
         "position": found.position,
         "typed_behind": found.typed_behind,
+        "unmapped_documents": found.unmapped,
         "counts": dg.MetadataValue.json([list(one) for one in found.counts]),
         "differences": dg.MetadataValue.json([{"kind": one.kind, "_id": one.key} for one in found.differences[:100]]),
     }

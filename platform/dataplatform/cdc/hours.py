@@ -58,7 +58,6 @@ class Applied:
     snapshot_rows: int = 0
     files: int = 0
     partitions: int = 0
-    unmapped: int = 0
     rows_by_hour: dict[datetime, int] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     columns: list[dict[str, Any]] = field(default_factory=list)
@@ -298,10 +297,13 @@ class CollectionHours:
         shapes: list[tuple[str, int]] = []
         if content.files or content.snapshots:
             self._load(applied, tables, content)
-            barrier, sweep = self._new_barriers(applied, tables, content, barrier)
-            buckets = self._newest(applied, tables, barrier)
-            rows = self._query(applied, sql.shapes_sql(tables), "cdc_shapes")
-            shapes = [(row["shape"], row["documents"]) for row in rows]
+            swept = [one for one in content.all_snapshots if one.sweep and one.position is not None]
+            barrier = max([barrier, *(one.position or "" for one in swept)])
+            found = self._query(applied, sql.newest_script(tables, barrier), "cdc_newest")
+            barrier, sweep = self._new_barriers(applied, found, swept, barrier)
+            buckets = sorted(row["value"] for row in found if row["kind"] == "bucket")
+            shapes = sorted((row["value"], row["number"]) for row in found if row["kind"] == "shape")
+            _count(applied, found, content)
         pins = [Pin(one.keys, one.type, one.repeated, one.description) for one in contract.fields]
         evolution = schema.evolve(root, seen_of(shapes), pins)
         evolution.rewrite = (evolution.rewrite or rewrite) and not first_time
@@ -335,8 +337,6 @@ class CollectionHours:
                     tables, evolution.root, buckets, barrier, sweep=sweep, keep_deleted=keep
                 )
                 self._query(applied, applied.statement, "cdc_typed")
-        if content.files or content.snapshots:
-            self._count(applied, tables, content, buckets)
         log(
             f"{name}: {applied.changes} changes, {applied.snapshot_rows} snapshot rows, {applied.documents} documents "
             f"({applied.deletions} deleted) in {applied.partitions} partitions"
@@ -393,20 +393,26 @@ class CollectionHours:
                 )
         return error
 
-    def _new_barriers(self, applied: Applied, tables: sql.Tables, content: _Content, barrier: str) -> tuple[str, bool]:
-        rows = self._query(applied, sql.barriers_sql(tables), "cdc_barriers")
-        rows += [
-            {"position": one.position, "operation": "snapshot", "changed_at": one.started_at, "detail": one.reason}
-            for one in content.all_snapshots
-            if one.sweep
-        ]
+    def _new_barriers(
+        self, applied: Applied, found: list[dict[str, Any]], swept: list[Snapshot], barrier: str
+    ) -> tuple[str, bool]:
+        """Keep the drops, renames and repeated snapshots among what was staged; the greatest barrier, and whether there are new ones."""
+        rows = {
+            row["value"]: (row["kind"], datetime.fromtimestamp(row["number"] / 1e6, UTC), row["more"])
+            for row in found
+            if row["kind"] in changes.BARRIER_OPERATIONS
+        }
+        rows |= {
+            one.position: ("snapshot", one.started_at or one.requested_at, one.reason)
+            for one in swept
+            if one.position is not None
+        }
         if not rows:
             return barrier, False
         listed = ",\n  ".join(
-            "STRUCT("
-            f"{sql.text(row['position'])} AS position, {sql.text(row['operation'])} AS operation,"
-            f" TIMESTAMP {sql.text(_iso(row['changed_at']))} AS changed_at, {sql.text(row['detail'] or '')} AS detail)"
-            for row in {row["position"]: row for row in rows}.values()
+            f"STRUCT({sql.text(position)} AS position, {sql.text(operation)} AS operation,"
+            f" TIMESTAMP {sql.text(_iso(at))} AS changed_at, {sql.text(detail)} AS detail)"
+            for position, (operation, at, detail) in sorted(rows.items())
         )
         self._query(
             applied,
@@ -417,36 +423,7 @@ class CollectionHours:
             f"  VALUES ({sql.text(applied.contract.namespace)}, s.position, s.operation, s.changed_at, s.detail)",
             "cdc_barriers",
         )
-        return max([barrier, *(row["position"] for row in rows)]), True
-
-    def _newest(self, applied: Applied, tables: sql.Tables, barrier: str) -> list[str]:
-        rows = self._query(applied, sql.newest_script(tables, barrier), "cdc_newest")
-        applied.documents = sum(row["documents"] for row in rows)
-        applied.deletions = sum(row["deletions"] for row in rows)
-        applied.partitions = len(rows)
-        return [row["bucket"].isoformat() for row in rows]
-
-    def _count(self, applied: Applied, tables: sql.Tables, content: _Content, buckets: list[str]) -> None:
-        del content
-        rows = self._query(
-            applied,
-            f"SELECT hour, COUNT(*) AS records, COUNTIF(operation = 'snapshot') AS snapshot_rows\n"
-            f"FROM `{tables.history}`\n"
-            f"WHERE hour >= TIMESTAMP {sql.text(_iso(applied.start))} AND hour < TIMESTAMP {sql.text(_iso(applied.end))}\n"
-            "GROUP BY hour",
-            "cdc_count",
-        )
-        applied.rows_by_hour = {row["hour"]: row["records"] for row in rows}
-        applied.snapshot_rows = sum(row["snapshot_rows"] for row in rows)
-        applied.changes = sum(row["records"] for row in rows) - applied.snapshot_rows
-        if buckets:
-            found = self._query(
-                applied,
-                f"SELECT COUNT(*) AS documents FROM `{tables.typed}`\n"
-                f"WHERE _unmapped IS NOT NULL AND _bucket IN ({sql.dates(buckets)})",
-                "cdc_unmapped",
-            )
-            applied.unmapped = found[0]["documents"]
+        return max([barrier, *rows]), True
 
     # What is kept of schemas, barriers, hours.
 
@@ -552,6 +529,25 @@ class CollectionHours:
             },
             name="cdc_hours",
         )
+
+
+def _count(applied: Applied, found: list[dict[str, Any]], content: _Content) -> None:
+    """What `newest_script` said of numbers."""
+    for row in found:
+        match row["kind"]:
+            case "bucket":
+                applied.partitions += 1
+                applied.documents += row["number"]
+                applied.deletions += int(row["more"])
+            case "hour":
+                hour = datetime.fromtimestamp(int(row["value"]) * 3600, UTC)
+                applied.rows_by_hour[hour] = applied.rows_by_hour.get(hour, 0) + row["number"]
+                applied.changes += row["number"]
+            case "snapshot":
+                applied.snapshot_rows += row["number"]
+    for hour, snapshots in content.snapshots.items():
+        rows = sum(one.rows for one in snapshots)
+        applied.rows_by_hour[hour] = applied.rows_by_hour.get(hour, 0) + rows
 
 
 def digest_of(manifest: Manifest | None, collection: CollectionState, hour: datetime) -> str:

@@ -65,6 +65,7 @@ class Reconciliation:
     sampled: int = 0
     moved_on: int = 0
     typed_behind: int = 0
+    unmapped: int = 0
     counts: list[tuple[str, int, int, int]] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
 
@@ -182,13 +183,14 @@ def _reconcile(
     ]:
         if abs(ours - theirs) > flying:
             result.counts.append((label, theirs, ours, flying))
-    result.typed_behind = warehouse.query(
-        "SELECT COUNT(*) AS behind FROM "
-        f"(SELECT _id, position, deleted FROM `{tables.raw}` WHERE NOT deleted) AS r "
-        f"FULL JOIN (SELECT _id, _position FROM `{tables.typed}` WHERE NOT _deleted) AS t ON r._id = t._id "
-        "WHERE t._id IS NULL OR r._id IS NULL OR r.position != t._position",
+    typed = warehouse.query(
+        "SELECT COUNTIF(t._id IS NULL OR r._id IS NULL OR r.position != t._position) AS behind, COUNTIF(left_over) AS unmapped "
+        f"FROM (SELECT _id, position FROM `{tables.raw}` WHERE NOT deleted) AS r "
+        "FULL JOIN (SELECT _id, _position, _unmapped IS NOT NULL AS left_over "
+        f"FROM `{tables.typed}` WHERE NOT _deleted) AS t ON r._id = t._id",
         name="cdc_reconcile",
-    ).rows[0]["behind"]
+    ).rows[0]
+    result.typed_behind, result.unmapped = typed["behind"], typed["unmapped"]
     return result
 
 

@@ -211,47 +211,47 @@ def columns_sql(root: Node, source: str) -> list[tuple[str, str]]:
 
 
 def newest_script(tables: Tables, barrier: str) -> str:
-    """Fold what was staged to the newest change of every document (`changes.fold` in SQL), and say what it touches.
+    """Fold what was staged to the newest change of every document (`changes.fold` in SQL), and say what there is.
 
-    The rows that come back are (bucket, rows): the partitions that the merges will name.
+    `barrier` is the greatest one known before. The rows that come back are (kind, value, number, more):
+    `bucket`: a partition that the merges will name, its documents, its deletions; `shape`: a distinct shape, its documents;
+    `hour`: hours since 1970, their changes; `snapshot`: the same of a snapshot's position, its rows; and one for each drop or rename, with its
+    operation as kind, its position, its time in microseconds, and its detail as `more`.
     """
+    names = ", ".join(text(name) for name in BARRIER_OPERATIONS)
+    shape = SHAPE_SQL.format(document="document")
+    distinct = "COUNT(DISTINCT CONCAT(position, operation, COALESCE(_id, '')))"
+    hour = "CAST(DIV(CAST(SUBSTR(position, 1, 10) AS INT64), 3600) AS STRING)"
     return f"""\
 CREATE OR REPLACE TABLE `{tables.newest}`
 OPTIONS (expiration_timestamp = TIMESTAMP_ADD(CURRENT_TIMESTAMP(), INTERVAL 1 DAY)) AS
 SELECT
   _id,
-  IF(position < {text(barrier)} OR operation = 'delete', NULL, document) AS document,
-  position < {text(barrier)} OR operation = 'delete' AS deleted,
-  GREATEST(position, {text(barrier)}) AS position,
+  IF(position < barrier OR operation = 'delete', NULL, document) AS document,
+  position < barrier OR operation = 'delete' AS deleted,
+  GREATEST(position, barrier) AS position,
   changed_at,
   captured_at,
   bucket
 FROM `{tables.staging}`
+CROSS JOIN (
+  SELECT GREATEST({text(barrier)}, COALESCE(MAX(position), '')) AS barrier
+  FROM `{tables.staging}`
+  WHERE operation IN ({names})
+)
 WHERE _id IS NOT NULL AND NOT (operation = 'update' AND document IS NULL)
 QUALIFY ROW_NUMBER() OVER (PARTITION BY _id ORDER BY position DESC, captured_at DESC) = 1;
-SELECT bucket, COUNT(*) AS documents, COUNTIF(deleted) AS deletions FROM `{tables.newest}` GROUP BY bucket ORDER BY bucket
-"""
-
-
-def barriers_sql(tables: Tables) -> str:
-    """Drops and renames among what was staged."""
-    names = ", ".join(text(name) for name in BARRIER_OPERATIONS)
-    return f"""\
-SELECT operation, position, changed_at, detail
-FROM `{tables.staging}`
-WHERE operation IN ({names})
-ORDER BY position
-"""
-
-
-def shapes_sql(tables: Tables) -> str:
-    """The distinct shapes of the newest documents, with how many have each."""
-    shape = SHAPE_SQL.format(document="document")
-    return f"""\
-SELECT shape, COUNT(*) AS documents
-FROM (SELECT {shape} AS shape FROM `{tables.newest}` WHERE NOT deleted)
-GROUP BY shape
-ORDER BY documents DESC, shape
+SELECT 'bucket' AS kind, CAST(bucket AS STRING) AS value, COUNT(*) AS number, CAST(COUNTIF(deleted) AS STRING) AS more
+FROM `{tables.newest}` GROUP BY bucket
+UNION ALL
+SELECT 'shape', shape, COUNT(*), ''
+FROM (SELECT {shape} AS shape FROM `{tables.newest}` WHERE NOT deleted) GROUP BY shape
+UNION ALL
+SELECT IF(operation = 'snapshot', 'snapshot', 'hour'), {hour}, {distinct}, MAX(position)
+FROM `{tables.staging}` GROUP BY 1, 2
+UNION ALL
+SELECT operation, position, UNIX_MICROS(changed_at), COALESCE(detail, '')
+FROM `{tables.staging}` WHERE operation IN ({names})
 """
 
 
