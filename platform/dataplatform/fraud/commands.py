@@ -208,6 +208,18 @@ def serve(host: str | None, port: int | None, workers: int) -> None:
     server.serve(settings, host, settings.decisions_port if port is None else port, workers)
 
 
+@fraud.command()
+@click.option("--once", is_flag=True, help="Read what is there and end.")
+def stream(once: bool) -> None:
+    """Keep the online features up to date from the landed events, in the foreground."""
+    feed = importlib.import_module("dataplatform.decisions.stream").OnlineFeed(get_settings())
+    if once:
+        click.echo(f"{feed.run_once()} events in the online features")
+        return
+    click.echo("reading landed events into the online features")
+    feed.run()
+
+
 def _row(line: FactLine, decided: Decision) -> bytes:
     return msgspec.json.encode(
         {

@@ -103,6 +103,11 @@ class OnlineFeatures:
         self._since_clean_up = 0
         self._version = self._data_version()
 
+    @property
+    def definition(self) -> str:
+        """What the state is of: another definition starts from nothing."""
+        return repr([(s.number, s.by, s.columns, s.window, s.features, s.firsts) for s in self._streams])
+
     def close(self) -> None:
         """Close the file; everything applied is in it."""
         self._database.close()
@@ -277,7 +282,7 @@ class OnlineFeatures:
 
     def _prepare(self) -> None:
         """Make the tables. State of another definition is thrown away: it is built again from history."""
-        definition = repr([(s.number, s.by, s.columns, s.window, s.features, s.firsts) for s in self._streams])
+        definition = self.definition
         database = self._database
         database.execute("BEGIN IMMEDIATE")
         database.execute("CREATE TABLE IF NOT EXISTS definition (text TEXT)")
