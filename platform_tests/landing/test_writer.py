@@ -1,11 +1,15 @@
 import asyncio
 import errno
 import os
+import random
+import re
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from obstore.store import MemoryStore
@@ -203,10 +207,70 @@ def test_a_file_that_could_not_be_cut_back_is_cut_before_it_is_finished(
     assert lines(local) == [b"first"]
 
 
+@pytest.mark.parametrize("seed", [*range(5), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(5, 60))])
+def test_whatever_fails_what_is_acknowledged_stands_where_it_was_said_to(
+    local: Landing, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    chance = random.Random(seed)
+    hours = [HOUR, NEXT]
+
+    def failing(name: str, rate: float, before: Callable[..., None] = lambda *_: None) -> None:
+        real = getattr(os, name)
+
+        def call(*arguments: Any) -> Any:
+            if chance.random() < rate:
+                before(*arguments)
+                raise OSError(errno.EIO, f"{name} fails")
+            return real(*arguments)
+
+        monkeypatch.setattr(os, name, call)
+
+    real_write = os.write
+    failing("write", 0.1, lambda descriptor, data: real_write(descriptor, bytes(data[: chance.randrange(len(data))])))
+    failing("fdatasync", 0.05)
+    failing("fsync", 0.03)
+    failing("ftruncate", 0.3)
+    acknowledged: dict[tuple[datetime, str, int], bytes] = {}
+
+    async def go() -> None:
+        writer = Writer(local, rotate_bytes=chance.choice([30, 300, 3000]), rotate_seconds=0.01)
+
+        async def send(sender: int) -> None:
+            for number in range(40):
+                hour, record = chance.choice(hours), b"%d-%d" % (sender, number)
+                place = writer.append(record, hour)
+                try:
+                    await writer.commit()
+                except (WriteFailed, OSError):
+                    continue
+                acknowledged[hour, *place] = record
+                if chance.random() < 0.2:
+                    writer.rotate()
+
+        await asyncio.gather(*(send(sender) for sender in range(8)))
+        monkeypatch.undo()
+        writer.close()
+        assert writer.pending_bytes == 0
+
+    asyncio.run(go())
+    assert len(acknowledged) > 20
+    local.finish_dead()
+    stored = {
+        (hour, file.stem, number): line
+        for hour in hours
+        for file in local.files(hour)
+        for number, line in enumerate(local.read(file).split(b"\n")[:-1], 1)
+    }
+    assert acknowledged.items() <= stored.items()
+    assert all(local.read(file).endswith(b"\n") for hour in hours for file in local.files(hour))
+    assert all(re.fullmatch(rb"\d+-\d+", line) for line in stored.values())
+
+
 CRASH = """
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from obstore.store import LocalStore
 from dataplatform.landing import Landing, Writer
 root = Path(sys.argv[1])
