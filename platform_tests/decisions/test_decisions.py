@@ -16,7 +16,7 @@ import httpx
 import msgspec
 import pytest
 
-from dataplatform.decisions.judge import Record, replay
+from dataplatform.decisions.judge import Record, record_of, replay
 from dataplatform.decisions.service import DecisionService, state_path
 from dataplatform.fraud.catalog import load_catalog
 from dataplatform.fraud.moments import Event
@@ -80,7 +80,7 @@ class Service:
         for file in (self.settings.data_dir / "gcs").rglob("*"):
             if file.is_file() and ".ndjson" in file.name:
                 for line in file.read_bytes().split(b"\n")[:-1]:
-                    record = msgspec.json.decode(line, type=Record)
+                    record = record_of(line)
                     found.setdefault(record.request_id, []).append(msgspec.json.encode(record.answer))
         return found
 

@@ -35,6 +35,7 @@ ACTIONS: Mapping[str, str] = {
 }
 """What the caller does at each level."""
 MAX_TEXT = 300
+_ENCODER = msgspec.json.Encoder()
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -98,7 +99,7 @@ class Answer(msgspec.Struct):
 
 
 class Record(msgspec.Struct):
-    """One line of the landing: the answer, and all that it was made from. Times in RFC 3339, UTC."""
+    """A decision with all that it was made from: enough to make it again. Times in RFC 3339, UTC."""
 
     received_at: str
     request_id: str
@@ -108,6 +109,55 @@ class Record(msgspec.Struct):
     given: dict[str, Any]
     memberships: dict[str, bool]
     parameters: dict[str, Any]
+
+
+class Landed(msgspec.Struct):
+    """One line of the landing, as `fraud.decisions` has it; `record` is the JSON text of the Record."""
+
+    received_at: str
+    request_id: str
+    client: str
+    policy: str
+    event: str
+    decision: str
+    level: str
+    score: int
+    rules: list[str]
+    unknown: list[str]
+    fallback: str
+    policy_version: str
+    parameters_version: int
+    latency_ms: float
+    record: str
+
+
+def landed_line(record: Record) -> bytes:
+    """The line of the landing, without its line feed."""
+    answer = record.answer
+    return _ENCODER.encode(
+        Landed(
+            record.received_at,
+            record.request_id,
+            record.client,
+            answer.policy,
+            answer.event,
+            answer.decision,
+            answer.level,
+            answer.score,
+            [reason.code for reason in answer.reasons],
+            list(answer.unknown),
+            answer.fallback,
+            answer.versions.policy,
+            answer.versions.parameters,
+            answer.latency_ms,
+            _ENCODER.encode(record).decode(),
+        )
+    )
+
+
+def record_of(line: bytes) -> Record:
+    """The record in a line of the landing."""
+    return msgspec.json.decode(msgspec.json.decode(line, type=Landed).record, type=Record)
 
 
 class BadRequestError(Exception):

@@ -25,9 +25,11 @@ from .judge import (
     FeatureSource,
     Record,
     judge,
+    landed_line,
     look_up,
     read_given,
     read_request,
+    record_of,
 )
 
 STREAM = "decisions"
@@ -139,7 +141,7 @@ class DecisionService:
             self.counts[key] = self.counts.get(key, 0) + 1
         answer = _encode(judged.answer)
         try:
-            durable = answers.keep(request.request_id, digest, answer, _encode(judged.record), now)
+            durable = answers.keep(request.request_id, digest, answer, landed_line(judged.record), now)
         except BusyError:
             raise BadRequestError(503, "Too many decisions wait for the disk.") from None
         rest = deadline - (time.perf_counter() - started)
@@ -154,7 +156,7 @@ class DecisionService:
     def record(self, request_id: str) -> Record | None:
         """The record of a decision."""
         raw = self.answers.record(request_id)
-        return None if raw is None else msgspec.json.decode(raw, type=Record)
+        return None if raw is None else record_of(raw)
 
     async def _durable(self, future: "asyncio.Future[tuple[bytes, bytes]]") -> tuple[bytes, bytes]:
         try:

@@ -57,7 +57,7 @@ def run_backtest(warehouse: Warehouse, catalog: Catalog, asked: Backtest, labels
     for entity in catalog.roles(policy).values():
         for event, _ in entity.streams:
             if event not in warehouse.tables(EVENTS):
-                _make_empty(warehouse, catalog, event)
+                make_empty(warehouse, catalog, event)
     if labels is None and "labels" in warehouse.tables("fraud"):
         labels = f"`{warehouse.table_id('fraud', 'labels')}`"
     warehouse.query(f"CREATE SCHEMA IF NOT EXISTS `{warehouse.dataset_id(STAGING)}`", name="backtest")
@@ -182,7 +182,7 @@ def facts_statement(
     )
 
 
-def _make_empty(warehouse: Warehouse, catalog: Catalog, event: str) -> None:
+def make_empty(warehouse: Warehouse, catalog: Catalog, event: str) -> None:
     """An event that never came has no table: features see none of it."""
     types = {
         name: fact.type for name, fact in catalog.columns[event].items() if fact.type not in ("REPEATED", "STRUCT")
