@@ -70,12 +70,21 @@ def test_output_is_as_documented(tmp_path: Path) -> None:
     ]
     assert edges["y"]["source_column"] == "s.x"
     one = edges["one"]
-    assert (one["source_table"], one["source_column"], one["subtype"], one["expression"]) == (None, None, "CONSTANT", "1")
+    assert (one["source_table"], one["source_column"], one["subtype"], one["expression"]) == (
+        None,
+        None,
+        "CONSTANT",
+        "1",
+    )
     assert (edges["u"]["subtype"], edges["u"]["expression"]) == ("TRANSFORMATION", "UPPER(b)")
     assert (edges["*"]["type"], edges["*"]["subtype"], edges["*"]["source_column"]) == ("INDIRECT", "FILTER", "b")
     (unresolved,) = [record for record in records if record["kind"] == "unresolved"]
     assert list(unresolved) == ["kind", "job_id", "target_table", "target_column", "reason", "detail"]
-    assert (unresolved["job_id"], unresolved["target_column"], unresolved["reason"]) == ("job1", "nope", "unknown_column")
+    assert (unresolved["job_id"], unresolved["target_column"], unresolved["reason"]) == (
+        "job1",
+        "nope",
+        "unknown_column",
+    )
     for word in ("queries", "resolved", "partly", "failed", "edges", "queries/s", "unknown_column"):
         assert word in done.stderr
 
@@ -140,7 +149,9 @@ def test_bad_input_costs_only_itself(tmp_path: Path) -> None:
 
 
 def test_an_unknown_type_is_one_record(tmp_path: Path) -> None:
-    schemas = {"p.d.t": {"type": "TABLE", "columns": [{"name": "a", "type": "QUATERNION"}, {"name": "b", "type": "STRING"}]}}
+    schemas = {
+        "p.d.t": {"type": "TABLE", "columns": [{"name": "a", "type": "QUATERNION"}, {"name": "b", "type": "STRING"}]}
+    }
     (tmp_path / "schemas.json").write_text(json.dumps(schemas))
     done = run_command(tmp_path, [json.dumps(job(1, "SELECT a, b FROM t"))])
     assert done.returncode == 0, done.stderr
@@ -247,7 +258,7 @@ def test_memory_of_a_statement_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("left", "right", "same"),
     [
-        ("SELECT a FROM t WHERE b = 'x'", "SELECT a\n  FROM t WHERE b = \"y\" -- z", True),
+        ("SELECT a FROM t WHERE b = 'x'", 'SELECT a\n  FROM t WHERE b = "y" -- z', True),
         ("SELECT a FROM t LIMIT 10", "SELECT a FROM t LIMIT 200", True),
         ("SELECT a FROM t_20260101", "SELECT a FROM t_20260102", True),
         ("SELECT a FROM `p.d.t_20260101`", "SELECT a FROM `p.d.t_20260102`", True),
