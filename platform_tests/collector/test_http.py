@@ -81,6 +81,13 @@ def test_a_body_in_chunks(collector: Running) -> None:
     assert "chunked" in landed_ids(collector)
 
 
+def test_a_trailer_is_no_header(collector: Running) -> None:
+    with collector.socket() as connection:
+        connection.sendall(b"POST /v1/events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"2\r\n[]\r\n0\r\n" + KEY + b"\r\n")
+        assert read_answers(connection, 1)[0][0] == 401
+
+
 def test_a_request_that_comes_byte_by_byte(collector: Running) -> None:
     with collector.socket() as connection:
         for byte in request(one("bytes")):

@@ -269,10 +269,12 @@ class Connection(asyncio.Protocol):
             self._fail(Refusal(414, "url_too_long", f"a URL of more than {MAX_URL_BYTES} bytes", "send a shorter one"))
 
     def on_header(self, name: bytes, value: bytes | None) -> None:
-        self.headers[name.lower()] = value = value or b""
+        value = value or b""
         self.field_bytes += len(name) + len(value)
         if self.field_bytes > MAX_HEADER_BYTES:
             self._fail(_head_too_large())
+        elif self.head_bytes >= 0:  # else it is a trailer of a chunked body, which has no say in anything
+            self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         self.head_bytes = -1
