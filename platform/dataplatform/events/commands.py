@@ -37,7 +37,10 @@ def import_command(files: tuple[Path, ...], source: str) -> None:
     landing = open_landing(settings, "events")
     landing.finish_dead()
     writer = Writer(
-        landing, name=unique_writer_name("i"), rotate_seconds=settings.landing_rotate_seconds, rotate_bytes=settings.landing_rotate_bytes
+        landing,
+        name=unique_writer_name("i"),
+        rotate_seconds=settings.landing_rotate_seconds,
+        rotate_bytes=settings.landing_rotate_bytes,
     )
     count = Count()
     try:
