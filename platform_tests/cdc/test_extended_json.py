@@ -8,8 +8,10 @@ import bson
 import pytest
 from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp, json_util
 from bson.datetime_ms import DatetimeMS
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dataplatform.cdc.extended_json import CODEC, canonical, parse
-from hypothesis import given, strategies as st
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 KEY = TEXT.filter(lambda key: "\0" not in key)

@@ -3,9 +3,11 @@
 import json
 
 from bson import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dataplatform.cdc.buckets import bucket_of
 from dataplatform.cdc.positions import Ordinals, Position
-from hypothesis import given, strategies as st
 
 PARTS = st.builds(Position, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 9_999_999))
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from bson import Binary, Decimal128, Int64, MinKey, ObjectId, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
+
 from dataplatform.cdc import schema as schemas
 from dataplatform.cdc.extended_json import canonical
 from dataplatform.cdc.schema import Node, Pin, evolve, pointer

@@ -183,6 +183,8 @@ class Capture:
             return False
         opened_for = tuple(sorted(self._contracts))
         stream = ChangeStream(client, self.unit.database, _namespaces(self._contracts), split=self._split)
+        if goal is not None:
+            stream.await_milliseconds = 50  # nobody waits for changes to come: the end of the stream is looked for
         state = self.positions.state
         first = stream.open(token=self._token, start_after=self._start_after, start_at=state.start_at)
         self._note_oplog(client)
@@ -194,7 +196,7 @@ class Capture:
             self._start_snapshots(client)
             reader.start()
             while not self.stop.is_set():
-                batch = reader.get(0.2)
+                batch = reader.get(0.05 if goal is not None else 0.2)
                 if batch is not None:
                     self._take(batch)
                     if any(event["operationType"] == "invalidate" for event in batch.events):
@@ -212,12 +214,14 @@ class Capture:
                 reached = goal is not None and self._passed >= goal and not (once and snapshots_ran)
                 if (
                     reached
+                    or self._resnapshots
                     or self._buffered >= MAX_BUFFERED_BYTES
                     or (self._buffers and elapsed >= self.settings.cdc_commit_seconds)
                     or elapsed >= RENEW_SECONDS
                 ):
                     self._commit()
                     committed = time.monotonic()
+                    self._start_snapshots(client)
                 if reached:
                     return True
                 if time.monotonic() - self._looked >= LOOK_SECONDS:
@@ -374,7 +378,7 @@ class Capture:
 
     def _snapshots_due(self) -> bool:
         collections = self.positions.state.collections
-        return any(collections[name].snapshot is not None for name in self._contracts)
+        return bool(self._resnapshots) or any(collections[name].snapshot is not None for name in self._contracts)
 
     def _start_snapshots(self, client: MongoClient[dict[str, Any]]) -> None:
         """One snapshot after the other, in a thread beside the stream, which by now reads their collections."""

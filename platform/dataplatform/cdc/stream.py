@@ -45,6 +45,7 @@ class ChangeStream:
     database: str | None
     namespaces: tuple[tuple[str, str], ...]
     batch_documents: int = 1000
+    await_milliseconds: int = AWAIT_MILLISECONDS
     split: bool = False
     """Ask the server to split events that are larger than 16 MiB (MongoDB 6.0.9 and later)."""
     _cursor: int = 0
@@ -84,7 +85,7 @@ class ChangeStream:
                 "getMore": Int64(self._cursor),
                 "collection": "$cmd.aggregate",
                 "batchSize": self.batch_documents,
-                "maxTimeMS": AWAIT_MILLISECONDS,
+                "maxTimeMS": self.await_milliseconds,
             },
             "nextBatch",
         )

@@ -1,0 +1,359 @@
+"""Each trap of change streams by its name, against the real server."""
+
+import json
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from bson import Decimal128, Int64, MaxKey, MinKey, ObjectId, Timestamp
+from bson.datetime_ms import DatetimeMS
+from source_lab import HOUR, Background, Lab, soon, wait_for
+
+from dataplatform.cdc import changes
+from dataplatform.cdc.capture import Capture
+from dataplatform.cdc.connections import connect, operation_time
+from dataplatform.cdc.service import contracts_of
+from dataplatform.cdc.state import FencedError, PositionFile, request_snapshot
+
+DIRTY: list[dict[str, Any]] = [
+    {"_id": 1, "n": 1, "s": "text", "when": DatetimeMS(-86_400_000)},
+    {"_id": Int64(2), "n": Int64(2**40), "o": {"a": 1, "b": "x"}},
+    {"_id": 2.5, "n": 1.5, "o": [1, 2]},
+    {"_id": Decimal128("3.5"), "n": Decimal128("1.10"), "f": float("nan")},
+    {"_id": "a", "n": "five", "a.b": 1, "$x": 2, "": 3, "A": 1, "a": 2},
+    {"_id": None, "when": "no date"},
+    {"_id": True, "l": [{"q": 1}, {"q": 2, "r": None}]},
+    {"_id": ObjectId("6b05381b5ceab495e96d2fbe"), "f": float("inf")},
+    {"_id": {"b": 1, "a": 2}, "m": {f"k{i}": i for i in range(300)}},
+    {"_id": {"a": 2, "b": 1}, "x": None},
+    {"_id": DatetimeMS(-1000), "t": Timestamp(7, 1)},
+    {"_id": b"\x00\x01"},
+    {"_id": float("nan")},
+    {"_id": MinKey()},
+    {"_id": MaxKey()},
+]
+
+
+def test_mixed_id_types_in_snapshot_and_stream(lab: Lab) -> None:
+    lab.contract("docs", "snapshot: {chunk_documents: 2}\n")
+    lab.db.docs.insert_many(DIRTY)
+    lab.capture()
+    lab.assert_landed("docs")
+    # Not of NaN and null: this server refuses the one, and tells of the other's update without making it.
+    lab.db.docs.update_many({"_id": {"$not": {"$type": ["double", "null"]}}}, {"$set": {"seen": True}})
+    lab.db.docs.delete_one({"_id": {"b": 1, "a": 2}})
+    lab.db.docs.replace_one({"_id": "a"}, {"n": 6})
+    lab.capture()
+    lab.assert_landed("docs")
+
+
+def test_mid_transaction_resume(lab: Lab) -> None:
+    lab.contract("docs")
+    lab.capture()
+    with lab.client.start_session() as session, session.start_transaction():
+        for number in range(7):
+            lab.db.docs.insert_one({"_id": number}, session=session)
+        lab.db.docs.delete_one({"_id": 3}, session=session)
+        lab.db.docs.insert_one({"_id": 3, "again": True}, session=session)
+    # A capture that reads two events an answer and dies after the second: its token stands inside the transaction.
+    capture = Capture(lab.settings, lab.unit, contracts_of(lab.settings, print))
+    client = connect(lab.settings, "lab")
+    capture.positions.acquire("test")
+    capture._load()
+    capture._look(client)
+    from dataplatform.cdc.stream import ChangeStream
+
+    stream = ChangeStream(client, None, ((lab.database, "docs"),), batch_documents=2)
+    capture._take(stream.open(token=capture._token))
+    capture._take(stream.next())
+    capture._commit()
+    capture.positions.release()
+    client.close()
+    ordinals = [line.position.rsplit(".", 1)[1] for line in lab.landed("docs")]
+    assert ordinals == ["0000000", "0000001"]
+    lab.capture()
+    lab.assert_landed("docs")
+    landed = lab.landed("docs")
+    assert [change.position.rsplit(".", 1)[1] for change in landed] == [f"{n:07d}" for n in range(9)]
+    assert len({change.transaction for change in landed}) == 1
+
+
+def test_update_lookup_skew(lab: Lab) -> None:
+    lab.contract("docs")
+    lab.capture()
+    lab.db.docs.insert_many([{"_id": "gone"}, {"_id": "newer", "n": 0}])
+    lab.db.docs.update_one({"_id": "gone"}, {"$set": {"n": 1}})
+    lab.db.docs.update_one({"_id": "newer"}, {"$set": {"n": 1}})
+    lab.db.docs.update_one({"_id": "newer"}, {"$set": {"n": 2}})
+    lab.db.docs.delete_one({"_id": "gone"})
+    lab.capture()
+    updates = [change for change in lab.landed("docs") if change.operation == "update"]
+    assert {change.key: change.document for change in updates}['"gone"'] is None
+    assert updates[1].document == updates[2].document == '{"_id":"newer","n":{"$numberInt":"2"}}'
+    lab.assert_landed("docs")
+
+
+def test_a_null_document_of_an_update_is_not_a_delete() -> None:
+    # The update is landed, the deletion that made its document null is not yet.
+    position = f"{int(time.time()):010d}.0000000001.0000000"
+    fold = changes.fold(
+        [
+            changes.Change("insert", "1", "a", "", "", '{"n":0}'),
+            changes.Change("update", "1", position, "", "", None),
+        ]
+    )
+    assert not fold["1"].deleted
+    assert fold["1"].document == '{"n":0}'
+
+
+def test_delete_and_insert_again(lab: Lab) -> None:
+    lab.contract("docs")
+    lab.db.docs.insert_many([{"_id": 1, "v": 1}, {"_id": 2, "v": 1}])
+    lab.capture()
+    lab.db.docs.delete_many({})
+    lab.db.docs.insert_one({"_id": 1, "v": 2})
+    lab.capture()
+    lab.assert_landed("docs")
+
+
+def test_quiet_collection(lab: Lab) -> None:
+    """A collection without a change: its position advances, its token stays young, its hours become complete."""
+    lab.contract("quiet")
+    lab.db.quiet.insert_one({"_id": 1})
+    first = lab.capture()
+    for _ in range(200):
+        lab.db.other.insert_one({})
+    second = lab.capture()
+    assert second.token != first.token
+    assert second.passed > first.passed
+    assert second.collections[f"{lab.database}.quiet"].changes == 0
+    collection = second.collections[f"{lab.database}.quiet"]
+    assert collection.complete_through(second.passed_at + HOUR) == soon()
+
+
+def test_an_hour_is_complete_only_when_the_stream_has_passed_its_end(lab: Lab) -> None:
+    contract = lab.contract("docs")
+    lab.db.docs.insert_one({"_id": 1})
+    lab.capture()
+    hours = lab.hours()
+    now = datetime.now(UTC)
+    assert hours.close(now) == []
+    lab.db.docs.insert_one({"_id": 2})
+    lab.capture()
+    hours.close(soon())  # the running hour may be closed early, with what is there of it
+    landing = hours.landings[contract.namespace]
+    (hour,) = landing.states()
+    assert landing.state(hour) == "closed"
+    lab.db.docs.insert_one({"_id": 3})  # late: it re-opens the hour
+    lab.capture()
+    assert landing.state(hour) == "reopened"
+    lab.assert_landed("docs")
+
+
+def test_snapshot_overlap(lab: Lab) -> None:
+    """Changes while the snapshot reads: none is lost, and a document deleted meanwhile does not come back."""
+    lab.contract("docs", "snapshot: {chunk_documents: 50, documents_per_second: 1500}\n")
+    lab.db.docs.insert_many([{"_id": n, "v": 0, "pad": "x" * 200} for n in range(1500)])
+    done = threading.Event()
+
+    def workload() -> None:
+        number = 0
+        while not done.is_set():
+            lab.db.docs.update_one({"_id": number % 1500}, {"$inc": {"v": 1}})
+            lab.db.docs.delete_one({"_id": (number * 7) % 1500})
+            if number % 3 == 0:
+                lab.db.docs.insert_one({"_id": 2000 + number, "v": -1})
+            number += 1
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=workload)
+    thread.start()
+    try:
+        state = lab.capture()
+    finally:
+        done.set()
+        thread.join()
+    (snapshot,) = state.collections[f"{lab.database}.docs"].ended
+    assert snapshot.position is not None
+    assert snapshot.runs[0][2] >= 10
+    lab.capture()
+    lab.assert_landed("docs")
+
+
+def test_snapshot_resumes_at_its_last_chunk(lab: Lab) -> None:
+    lab.contract("docs", "snapshot: {chunk_documents: 100, documents_per_second: 1000}\n")
+    lab.db.docs.insert_many([{"_id": n} for n in range(1000)])
+    background = Background(lab)
+    name = f"{lab.database}.docs"
+    wait_for(lambda: rows_of(lab, name) >= 300, "300 rows of the snapshot")
+    background.end()
+    landed_rows = rows_of(lab, name)
+    assert landed_rows < 1000
+    state = lab.capture()
+    (snapshot,) = state.collections[name].ended
+    assert snapshot.rows == 1000
+    assert snapshot.restarts == 1
+    assert len(snapshot.runs) == 2
+    lab.assert_landed("docs")
+
+
+def rows_of(lab: Lab, name: str) -> int:
+    collection = lab.state.collections.get(name)
+    return 0 if collection is None or collection.snapshot is None else collection.snapshot.rows
+
+
+def test_a_new_collection_starts_by_itself(lab: Lab) -> None:
+    lab.contract("first")
+    lab.db.first.insert_one({"_id": 1})
+    lab.db.second.insert_one({"_id": 1})
+    background = Background(lab)
+    wait_for(lambda: f"{lab.database}.first" in lab.state.collections, "the first collection")
+    lab.contract("second")
+    name = f"{lab.database}.second"
+    wait_for(lambda: name in lab.state.collections and lab.state.collections[name].ended, "the snapshot of the second")
+    lab.db.second.insert_one({"_id": 2})
+    wait_for(lambda: lab.state.collections[name].changes == 1, "a change of the second")
+    background.end()
+    lab.assert_landed("first")
+    lab.assert_landed("second")
+
+
+def test_drop_and_create_again(lab: Lab) -> None:
+    lab.contract("docs")
+    lab.db.docs.insert_many([{"_id": n, "v": 1} for n in range(20)])
+    lab.capture()
+    lab.db.docs.insert_one({"_id": 99})
+    lab.db.docs.drop()
+    lab.db.docs.insert_many([{"_id": 1, "v": 2}, {"_id": 100, "v": 3}])
+    lab.capture()
+    lab.assert_landed("docs")
+    assert [change.operation for change in lab.landed("docs") if change.key is None] == ["drop"]
+
+
+def test_rename_from_and_onto(lab: Lab) -> None:
+    lab.contract("one")
+    lab.contract("two")
+    lab.db.one.insert_many([{"_id": n, "from": "one"} for n in range(5)])
+    lab.db.two.insert_many([{"_id": n, "from": "two"} for n in range(3, 9)])
+    lab.capture()
+    lab.db.one.rename("two", dropTarget=True)
+    lab.capture()
+    assert lab.source("one") == {}
+    lab.assert_landed("one")
+    lab.assert_landed("two")
+    ended = lab.state.collections[f"{lab.database}.two"].ended
+    assert ended[-1].reason == f"renamed from {lab.database}.one"
+    lab.db.two.rename("elsewhere")
+    lab.capture()
+    lab.assert_landed("two")
+
+
+def test_drop_database(lab: Lab) -> None:
+    lab.contract("one")
+    lab.contract("two")
+    lab.db.one.insert_one({"_id": 1})
+    lab.db.two.insert_one({"_id": 1})
+    lab.capture()
+    lab.client.drop_database(lab.database)
+    lab.capture()
+    assert lab.source("one") == lab.source("two") == {}
+    lab.assert_landed("one")
+    lab.assert_landed("two")
+    lab.db.one.insert_one({"_id": 2})
+    lab.capture()
+    lab.assert_landed("one")
+
+
+def test_invalidate(lab: Lab) -> None:
+    """A stream of one database ends with an invalidate event when that is dropped, and is opened again after it."""
+    lab.settings = lab.settings.model_copy(update={"cdc_stream_scope": "database"})
+    from dataplatform.cdc.state import Unit
+
+    lab.unit = Unit("lab", lab.database)
+    lab.contract("docs")
+    lab.db.docs.insert_one({"_id": 1})
+    background = Background(lab)
+    name = f"{lab.database}.docs"
+    wait_for(lambda: name in lab.state.collections and lab.state.collections[name].ended, "the snapshot")
+    lab.client.drop_database(lab.database)
+    time.sleep(0.5)
+    lab.db.docs.insert_one({"_id": 2})
+    wait_for(
+        lambda: any(change.key == '{"$numberInt":"2"}' for change in lab.landed("docs")), "the insert after the drop"
+    )
+    background.end()
+    lab.assert_landed("docs")
+
+
+def test_two_captures(lab: Lab) -> None:
+    """The second says who has it, and stops; one that lost its lease cannot move the position."""
+    lab.contract("docs")
+    lab.db.docs.insert_one({"_id": 1})
+    background = Background(lab)
+    wait_for(lambda: lab.state.holder is not None and lab.state.collections, "the first capture")
+    with pytest.raises(FencedError, match="another capture has `lab`: process"):
+        lab.capture()
+    result = lab.run("cdc", "capture", "--once")
+    assert result.returncode == 1
+    assert "another capture has `lab`" in result.stderr
+    assert "Traceback" not in result.stderr
+    # As if the first had paused for longer than its lease: another takes the file over behind its back.
+    other = PositionFile(lab.settings, lab.unit)
+    present = other.file.read()
+    assert present is not None
+    stolen = json.loads(present[0]) | {"epoch": 99, "holder": None}
+    while True:
+        present = other.file.read()
+        assert present is not None
+        try:
+            other.file.write(json.dumps(stolen).encode(), present[1])
+            break
+        except Exception:  # the first was quicker
+            continue
+    lab.db.docs.insert_one({"_id": 2})
+    with pytest.raises(FencedError, match="took `lab` over"):
+        background.thread.join(15)
+        background.end()
+    assert lab.state.epoch == 99
+    lab.capture()
+    lab.assert_landed("docs")
+
+
+def test_resnapshot_finds_what_was_missed(lab: Lab) -> None:
+    contract = lab.contract("docs")
+    lab.db.docs.insert_many([{"_id": n} for n in range(10)])
+    lab.capture()
+    landing = lab.hours().landings[contract.namespace]
+    lab.db.docs.delete_one({"_id": 3})
+    lab.capture()
+    assert landing.folder is not None
+    for hour in landing.states():  # the deletion is lost
+        for file in landing.files(hour):
+            (landing.folder / file.name).unlink()
+    with pytest.raises(AssertionError, match="extra"):
+        lab.assert_landed("docs")
+    request_snapshot(lab.settings, contract, "test")
+    lab.capture()
+    lab.assert_landed("docs")
+    assert lab.state.collections[contract.namespace].ended[-1].sweep
+
+
+def test_a_contract_for_a_missing_collection(lab: Lab) -> None:
+    lab.contract("nowhere")
+    lab.contract("docs")
+    lab.db.docs.insert_one({"_id": 1})
+    state = lab.capture()
+    assert state.collections[f"{lab.database}.nowhere"].missing
+    lab.assert_landed("docs")
+    lab.db.nowhere.insert_one({"_id": 5})
+    lab.capture()
+    assert not lab.state.collections[f"{lab.database}.nowhere"].missing
+    lab.assert_landed("nowhere")
+
+
+def test_operation_time_is_of_the_source(lab: Lab) -> None:
+    before = operation_time(lab.client)
+    lab.db.docs.insert_one({})
+    assert operation_time(lab.client) > before
