@@ -96,7 +96,9 @@ def main() -> None:
             counted["destination columns found"] += found
             if found < len(expected):
                 missing = [name for name in expected if name not in sourced]
-                misses.append((job["job_id"], destination, len(expected) - found, f"missing {missing[:8]}", result.status))
+                misses.append(
+                    (job["job_id"], destination, len(expected) - found, f"missing {missing[:8]}", result.status)
+                )
     seconds = time.perf_counter() - started
 
     def share(part: str, whole: str) -> str:
@@ -107,8 +109,12 @@ def main() -> None:
     print(f"output columns with sources   {share('output columns with sources', 'output columns')}")
     for kind in ("source", "target"):
         print(f"{kind} columns not in schema   {counted[f'{kind} columns not in the schema']:>8,}")
-    print(f"edges {counted['edges']:,}; resolved {counted['resolved']}, partly {counted['partly']}, failed {counted['failed']}")
-    print(f"{counted['statements'] / seconds:.0f} statements/s in one process; slowest {slowest[0]:.2f} s ({slowest[1]})")
+    print(
+        f"edges {counted['edges']:,}; resolved {counted['resolved']}, partly {counted['partly']}, failed {counted['failed']}"
+    )
+    print(
+        f"{counted['statements'] / seconds:.0f} statements/s in one process; slowest {slowest[0]:.2f} s ({slowest[1]})"
+    )
     for reason, count in reasons.most_common():
         print(f"  {reason:30} {count}")
     for miss in misses[: chosen.misses]:

@@ -117,6 +117,8 @@ class Expressions:
         self.session = session
         self.notes: dict[tuple[str, str], None] = {}
         self._calls: list[str] = []
+        self.resolved_again = True
+        """Whether trees may be resolved more than once: bodies of routines and loops are."""
 
     def query(self, node: exp.Expr, outer: Scope, *, ordered: bool = False) -> Relation:
         """The rows of a query (see `queries`)."""
@@ -441,6 +443,7 @@ class Expressions:
             if key in self._calls:
                 return Gap("recursion", key)
             self._calls.append(key)
+            self.resolved_again = True
             try:
                 bound = self.bind(routine, arguments, scope)
                 value = self.value(routine.body, Scope(None, {}, bound))

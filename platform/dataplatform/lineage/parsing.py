@@ -70,11 +70,13 @@ def parse_expression(text: str) -> exp.Expr:
     return found
 
 
-def sql(node: exp.Expr) -> str:
-    """The text of a node, cut at MAX_EXPRESSION characters."""
+def sql(node: exp.Expr, *, keep: bool = True) -> str:
+    """The text of a node, cut at MAX_EXPRESSION characters.
+
+    The generator may rewrite queries on its way: `keep` when the tree will be resolved again.
+    """
     try:
-        # The generator may rewrite queries on its way; only those are worth the copy.
-        text = _GENERATOR.generate(node, copy=node.find(exp.Query, exp.Unnest) is not None)
+        text = _GENERATOR.generate(node, copy=keep and node.find(exp.Query, exp.Unnest) is not None)
     except (SqlglotError, ValueError):
         text = type(node).__name__
     return text if len(text) <= MAX_EXPRESSION else text[: MAX_EXPRESSION - 1] + "…"

@@ -55,7 +55,9 @@ class Scripts(Statements):
         """Take the edges of a script or a single statement; the query answers are gathered in `answers`."""
         self.answers: list[Relation] = []
         self._depth = 0
-        self._blocks(blocks(text))
+        found = blocks(text)
+        self.resolved_again = len(found) > 1 or not isinstance(found[0], Statement) if found else False
+        self._blocks(found)
 
     def _blocks(self, found: list[Block] | tuple[Block, ...]) -> None:
         for block in found:

@@ -188,7 +188,7 @@ class Statements(Queries):
     def _text(self, node: exp.Expr) -> str:
         known = self._texts.get(id(node))
         if known is None:
-            known = self._texts[id(node)] = (node, sql(node))
+            known = self._texts[id(node)] = (node, sql(node, keep=self.resolved_again))
         return known[1]
 
     def _unresolved(self, target: str | None, path: str | None, reason: str, detail: str) -> None:
