@@ -100,9 +100,11 @@ def quick_lookups() -> None:
                 except duckdb.CatalogException:
                     return []
                 return [(table_id, "TABLE", count[0][0])]
-            return database.fetch(LOOK_UP.format(lake=lake), [dataset_id, table_id])
+            found: list[tuple[str, str, int]] = database.fetch(LOOK_UP.format(lake=lake), [dataset_id, table_id])
+            return found
         except duckdb.Error:  # not a lake (the results of queries), or another layout of its catalogue
-            return slow(project_id, dataset_id, table_id)
+            found = slow(project_id, dataset_id, table_id)
+            return found
 
     database.objects = objects
 
