@@ -304,7 +304,7 @@ def test_kill_9_under_load(tmp_path, kills):
                 elif answer.status_code not in (200, 503):
                     conflicts.append((request_id, answer.text))
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(6)]
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(3)]
     for thread in threads:
         thread.start()
     for _ in range(kills):
@@ -315,7 +315,7 @@ def test_kill_9_under_load(tmp_path, kills):
     stop.set()
     for thread in threads:
         thread.join()
-    for request_id in random.Random(1).sample(sorted(answered), 50):
+    for request_id in random.Random(1).sample(sorted(answered), 25):
         again = ask(service, body(request_id, amount=1000 + int(request_id.split("-")[1])))
         assert again.content == answered[request_id]
     service.stop()
@@ -404,6 +404,13 @@ def test_a_slow_disk_does_not_keep_the_person_waiting(tmp_path):
     assert took < 0.2
     assert first["landed"] is False and second["landed"] is True
     assert first | {"landed": True} == second
+
+
+def test_answers_that_sqlite_lost_with_the_power_come_back_from_the_landing(tmp_path):
+    first = decide(direct(tmp_path), body("power"))
+    for file in (tmp_path / "fraud").glob("answers.sqlite*"):
+        file.unlink()
+    assert decide(direct(tmp_path), body("power")) == first
 
 
 def test_two_processes_give_one_answer(tmp_path):

@@ -1,8 +1,9 @@
 """Answers that were given: kept so that the same request gets the same answer, also after a kill, and landed before they go out.
 
-Two durable steps, in this order: the answer and its record go into SQLite (whoever comes first with a request id wins, in
-any process), then the record goes into the landing. Rows that are not marked as landed are landed again at the start: a record
-may be in the landing twice, never missing; `fraud.decisions` keeps one a request id.
+Two steps, in this order: the answer and its record go into SQLite (whoever comes first with a request id wins, in any
+process), then the record goes into the landing, with one fsync for all who wait. SQLite's own writes survive the kill of a
+process, not the loss of power: what was landed and is missing there is read back at the start. Rows that are not marked as
+landed are landed again: a record may be in the landing twice, never missing; `fraud.decisions` keeps one a request id.
 """
 
 import asyncio
@@ -11,13 +12,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ..landing import Landing, Writer
+from ..landing import Landing, Writer, hour_of
 
 KEEP_HOURS = 72
 """How long a request id is remembered."""
+READ_BACK_HOURS = 2
+"""SQLite makes its writes durable every few thousand; two hours of traffic are more than that, or few enough to read."""
 MAX_WAITING = 20_000
 """Decisions that may wait for the disk; more are answered 503."""
 
@@ -58,7 +61,7 @@ class Answers:
     def _connect(self) -> sqlite3.Connection:
         database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
         database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA synchronous = NORMAL")
         database.execute(
             "CREATE TABLE IF NOT EXISTS answers (request_id TEXT PRIMARY KEY, digest BLOB NOT NULL, answer BLOB NOT NULL,"
             " record BLOB NOT NULL, received INTEGER NOT NULL, landed INTEGER NOT NULL) WITHOUT ROWID"
@@ -165,6 +168,25 @@ class Answers:
                 self.writer.rotate()
                 if self.writer.has_closing:
                     await self.writer.commit()
+
+    def read_back(self, read: Callable[[bytes], tuple[str, bytes, bytes]], hours: int = READ_BACK_HOURS) -> int:
+        """At the start: what the landing has and SQLite lost with the power; gives how many.
+
+        `read` gives (request id, digest of the request, answer) of a landed line.
+        """
+        found = 0
+        hour = hour_of(datetime.fromtimestamp(self._clock() / 1e6, UTC))
+        self._database.execute("BEGIN IMMEDIATE")
+        for back in range(hours + 1):
+            for file in self.landing.files(hour - timedelta(hours=back)):
+                for line in self.landing.read(file).splitlines():
+                    request_id, digest, answer = read(line)
+                    row = (request_id, digest, answer, line, self._clock())
+                    found += self._database.execute(
+                        "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, 1)", row
+                    ).rowcount
+        self._database.execute("COMMIT")
+        return found
 
     def land_again(self) -> int:
         """At the start: land what a killed process had kept and perhaps not landed; gives how many."""

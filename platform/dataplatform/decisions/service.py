@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -63,6 +64,17 @@ def state_path(settings: Settings, entity: str) -> Path:
     return settings.data_dir / "fraud" / "online" / f"{entity}.sqlite"
 
 
+def digest_of_request(event: str, entities: Mapping[str, str], facts: Mapping[str, Any]) -> bytes:
+    """Tells one request from another under the same id; the order of keys and the deadline do not count."""
+    return hashlib.blake2b(msgspec.json.encode([event, entities, facts], order="sorted"), digest_size=16).digest()
+
+
+def _landed_answer(line: bytes) -> tuple[str, bytes, bytes]:
+    record = record_of(line)
+    digest = digest_of_request(record.answer.event, record.entities, record.given)
+    return record.request_id, digest, _encode(record.answer)
+
+
 class DecisionService:
     """One process of the service."""
 
@@ -85,6 +97,7 @@ class DecisionService:
     async def start(self) -> None:
         """Finish what a predecessor left, load what is in force, and keep both up to date."""
         await asyncio.to_thread(self.answers.landing.finish_dead)
+        await asyncio.to_thread(self.answers.read_back, _landed_answer)
         await asyncio.to_thread(self.answers.land_again)
         await asyncio.to_thread(self.benches.load)
         self._tasks = [asyncio.create_task(self.benches.watch()), asyncio.create_task(self.answers.keep_landing())]
@@ -103,8 +116,7 @@ class DecisionService:
         """
         started = time.perf_counter()
         request = read_request(body)
-        same = msgspec.json.encode([request.event, request.entities, request.facts], order="sorted")
-        digest = hashlib.blake2b(same, digest_size=16).digest()
+        digest = digest_of_request(request.event, request.entities, request.facts)
         answers = self.answers
         flying = answers.flying(request.request_id)
         if flying is not None:

@@ -430,10 +430,10 @@ class ParameterStore:
     # Inside.
 
     def _migrate(self) -> None:
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         from alembic import command
         from alembic.config import Config
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
         with _one_at_a_time(self.url), self.engine.begin() as connection:
