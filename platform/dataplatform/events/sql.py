@@ -26,7 +26,7 @@ from pathlib import Path
 from dataplatform.contracts.events import EventContract
 
 from .reasons import UNKNOWN_EVENT
-from .sql_fields import inexact_paths, rejected_select, typed_select
+from .sql_fields import VALID, inexact_paths, readable, reasons_select, struct, typed_select
 from .sql_types import literal
 
 STATEMENTS = Path(__file__).parent / "statements"
@@ -89,20 +89,16 @@ def loaded_statement(tables: Tables) -> str:
 def accepted_statement(contract: EventContract, tables: Tables) -> str:
     """One event's accepted rows of the range: validated, de-duplicated, flattened, replacing the range in its table.
 
-    A script of one transaction and not one MERGE: the same rows either way, but the embedded server makes the rows of a
-    MERGE twice, and BigQuery removes whole partitions for nothing by DELETE.
+    A script, not one MERGE. Rows are judged before the transaction, into a temporary table: engines like to push a
+    condition on what was read from JSON down to where it is read, and then read it twice. And where BigQuery replaces
+    whole partitions by DELETE for nothing, the embedded server makes the rows of a MERGE twice.
     """
     table = tables.event(contract.name)
     columns, select = typed_select(contract)
+    listed = ", ".join(columns)
     return f"""\
 -- {contract.name} {contract.version}: accepted events, one row each.
-BEGIN TRANSACTION;
-
-DELETE FROM {table} AS t
-WHERE t.hour >= @start AND t.hour < @end;
-
-INSERT INTO {table}
-  ({", ".join(columns)})
+CREATE TEMP TABLE judged AS
 WITH
 {duplicate_rows(tables, f"event = {literal(contract.name)}")},
   fresh AS (
@@ -113,6 +109,17 @@ WITH
       AND d.line IS NULL AND NOT r.refused{minds_inexact(contract)}
   ),
 {select};
+
+BEGIN TRANSACTION;
+
+DELETE FROM {table} AS t
+WHERE t.hour >= @start AND t.hour < @end;
+
+INSERT INTO {table}
+  ({listed})
+SELECT {listed}
+FROM judged
+WHERE {VALID};
 
 COMMIT TRANSACTION;
 """
@@ -192,7 +199,7 @@ def rejected_scripts(contracts: Mapping[str, EventContract], rejecting: Iterable
     chunks: list[list[tuple[str, str]]] = [[]]
     size = 0
     for name in known:
-        insert = rejected_insert(contracts[name], tables)
+        insert = rejected_insert(contracts[name])
         if size + len(insert) > MAX_SCRIPT:
             chunks.append([])
             size = 0
@@ -200,81 +207,100 @@ def rejected_scripts(contracts: Mapping[str, EventContract], rejecting: Iterable
         chunks[-1].append((name, insert))
     scripts = []
     for index, chunk in enumerate(chunks):
+        judged = {name for name, _ in chunk}
+        if unknown and index == 0:
+            others = [literal(name) for name in sorted(contracts) if name not in judged]
+            asked = f" AND r.event NOT IN ({', '.join(others)})" if others else ""
+        else:
+            asked = f" AND r.event IN ({', '.join(literal(name) for name in sorted(judged))})"
         inserts = [insert for _, insert in chunk]
         if unknown and index == 0:
-            inserts.insert(0, unknown_insert(contracts, tables))
+            inserts.insert(0, unknown_insert(contracts))
         if index == 0:
             later = [literal(name) for following in chunks[1:] for name, _ in following]
             mine = f" AND t.event NOT IN ({', '.join(later)})" if later else ""
         else:
             mine = f" AND t.event IN ({', '.join(literal(name) for name, _ in chunk)})"
-        scripts.append(rejected_script(inserts, mine, tables))
+        scripts.append(rejected_script(inserts, asked, mine, tables))
     return scripts
 
 
-def rejected_script(inserts: list[str], mine: str, tables: Tables) -> str:
-    duplicate = f"""\
+def rejected_script(inserts: list[str], asked: str, mine: str, tables: Tables) -> str:
+    """A script that judges (by `inserts` into `found`) and then puts the refused in place of the range's rows."""
+    head, rows = "", ""
+    if inserts:
+        head = f"""\
 -- Duplicates are decided before anything else; an event is either a duplicate, or accepted, or rejected.
-CREATE TEMP TABLE duplicate AS
+CREATE TEMP TABLE fresh AS
 WITH
 {duplicate_rows(tables, "TRUE")}
-SELECT hour, file, line
-FROM duplicate;
+SELECT r.event, r.hour, r.file, r.line, r.payload, r.faults, {readable()} AS readable
+FROM {tables.received} AS r
+LEFT JOIN duplicate AS d ON d.hour = r.hour AND d.file = r.file AND d.line = r.line
+WHERE r.hour >= @start AND r.hour < @end AND d.line IS NULL{asked};
+
+-- What the door has told of each, and what its contract has found.
+CREATE TEMP TABLE found (
+  hour TIMESTAMP, file STRING, line INT64, contract_version STRING,
+  told ARRAY<STRUCT<path STRING, code STRING, message STRING>>,
+  found ARRAY<STRUCT<path STRING, code STRING, message STRING>>
+);
+
+{"".join(inserts)}"""
+        rows = f"""\
+INSERT INTO {tables.rejected}
+  (event_id, event, hour, received_at, source, payload, contract_version, reasons, file, line)
+SELECT r.event_id, r.event, r.hour, r.received_at, r.source, r.payload, f.contract_version,
+  IF(ARRAY_LENGTH(f.told) = 0, f.found, ARRAY_CONCAT(f.told, ARRAY(  -- what the door has told is not told again
+    SELECT AS STRUCT x.path AS path, x.code AS code, x.message AS message
+    FROM UNNEST(f.found) AS x WHERE x.path NOT IN (SELECT t.path FROM UNNEST(f.told) AS t)
+  ))),
+  r.file, r.line
+FROM {tables.received} AS r
+JOIN found AS f ON f.hour = r.hour AND f.file = r.file AND f.line = r.line
+WHERE r.hour >= @start AND r.hour < @end AND ARRAY_LENGTH(f.told) + ARRAY_LENGTH(f.found) > 0;
 
 """
     return f"""\
-{duplicate if inserts else ""}BEGIN TRANSACTION;
+{head}BEGIN TRANSACTION;
 
 DELETE FROM {tables.rejected} AS t
 WHERE t.hour >= @start AND t.hour < @end{mine};
 
-{"".join(inserts)}COMMIT TRANSACTION;
+{rows}COMMIT TRANSACTION;
 """
 
 
-REJECTED_COLUMNS = "event_id, event, hour, received_at, source, payload, contract_version, reasons, file, line"
-
-
-def rejected_insert(contract: EventContract, tables: Tables) -> str:
-    """Statement that adds one event's rejected rows, with all reasons."""
+def rejected_insert(contract: EventContract) -> str:
+    """Statement that finds all reasons against one event's rows."""
     return f"""\
 -- {contract.name} {contract.version}
-INSERT INTO {tables.rejected}
-  ({REJECTED_COLUMNS})
+INSERT INTO found (hour, file, line, contract_version, told, found)
 WITH
-  fresh AS (
-    SELECT r.*
-    FROM {tables.received} AS r
-    LEFT JOIN duplicate AS d ON d.hour = r.hour AND d.file = r.file AND d.line = r.line
-    WHERE r.event = {literal(contract.name)} AND r.hour >= @start AND r.hour < @end AND d.line IS NULL
+  own AS (
+    SELECT * FROM fresh WHERE event = {literal(contract.name)}
   ),
-{rejected_select(contract)};
+{reasons_select(contract)};
 
 """
 
 
-def unknown_insert(contracts: Mapping[str, EventContract], tables: Tables) -> str:
-    """Statement that adds the rejected rows of all events without a contract (with a name or without)."""
+def unknown_insert(contracts: Mapping[str, EventContract]) -> str:
+    """Statement that finds the reason against the rows of all events without a contract (with a name or without)."""
     known = ", ".join(literal(name) for name in sorted(contracts))
-    others = f" AND r.event NOT IN ({known})" if known else ""
+    others = f"WHERE r.event NOT IN ({known})" if known else ""
+    reason = struct(UNKNOWN_EVENT)
     return f"""\
 -- Events that no contract has the name of
-INSERT INTO {tables.rejected}
-  ({REJECTED_COLUMNS})
-SELECT r.event_id, r.event, r.hour, r.received_at, r.source, r.payload, CAST(NULL AS STRING),
-  ARRAY_CONCAT(
-    ARRAY(
-      SELECT AS STRUCT f.path AS path, f.code AS code, f.message AS message
-      FROM UNNEST(r.faults) AS f WHERE f.code != 'inexact_number'
-    ),
-    IF(r.event = '', [], [STRUCT(
-      {literal(UNKNOWN_EVENT.path)} AS path, {literal(UNKNOWN_EVENT.code)} AS code, {literal(UNKNOWN_EVENT.message)} AS message
-    )])
+INSERT INTO found (hour, file, line, contract_version, told, found)
+SELECT r.hour, r.file, r.line, NULL,
+  ARRAY(
+    SELECT AS STRUCT f.path AS path, f.code AS code, f.message AS message
+    FROM UNNEST(r.faults) AS f WHERE f.code != 'inexact_number'
   ),
-  r.file, r.line
-FROM {tables.received} AS r
-LEFT JOIN duplicate AS d ON d.hour = r.hour AND d.file = r.file AND d.line = r.line
-WHERE r.hour >= @start AND r.hour < @end AND d.line IS NULL{others};
+  IF(r.event = '', [], [{reason}])
+FROM fresh AS r
+{others};
 
 """
 

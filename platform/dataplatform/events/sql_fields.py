@@ -35,7 +35,7 @@ def quoted(name: str) -> str:
 class Member:
     """One field of an object, down to the next arrays.
 
-    `text` is the SQL column with its JSON text (NULL: missing or null), `value` that with its typed value (of a repeated
+    `text` is the SQL column with its JSON text (see `json_text`), `value` that with its typed value (of a repeated
     field: STRUCT<items, valid, extra>), `owner` the `text` of the object it is in. `path` are the keys from the
     outermost object (the parameters, or one element of an array).
     """
@@ -57,6 +57,8 @@ class Member:
 
 
 PARAMS = "_params"
+VALID = "_valid__"
+"""Column of the judged rows: the contract accepts it. No parameter can be called so (`__` is for flattening)."""
 ELEMENT = "e"
 
 
@@ -98,8 +100,17 @@ def value_of(field: Field, q: str) -> str:
 
 
 def json_text(source: str, *path: str) -> str:
-    """JSON text of a member; NULL where it is missing or null (the embedded server gives the text `null`)."""
-    return f"NULLIF(JSON_QUERY({source}, '{'.'.join(('$', *path))}'), 'null')"
+    """JSON text of a member; NULL where it is missing. Of a null, BigQuery gives NULL and the embedded server `null`."""
+    return f"JSON_QUERY({source}, '{'.'.join(('$', *path))}')"
+
+
+def missing(q: str) -> str:
+    """Condition, never NULL: the member is missing or null."""
+    return f"IFNULL({q}, 'null') = 'null'"
+
+
+def present(q: str) -> str:
+    return f"IFNULL({q}, 'null') != 'null'"
 
 
 def lines(columns: Iterable[str], indent: int) -> str:
@@ -134,13 +145,17 @@ def typed_select(contract: EventContract) -> tuple[list[str], str]:
       {lines(arrays, 6)}
     FROM fields
   ),"""
-    valid = "\n  AND ".join(f"({condition})" for condition in valid_conditions(members)) or "TRUE"
-    results = [f"IFNULL({m.value}.items, [])" if m.field.repeated else m.value for m in members if not m.flattened]
+    valid = "\n    AND ".join(f"({condition})" for condition in valid_conditions(members)) or "TRUE"
+    results = [
+        f"IFNULL({m.value}.items, []) AS {quoted(FLATTEN_SEPARATOR.join(m.path))}" if m.field.repeated else m.value
+        for m in members
+        if not m.flattened
+    ]
     columns = [*envelope, "occurred_at", *own_columns, "_extra"]
     return (
         columns,
         f"""\
-  fields AS (  -- the JSON text of each parameter; NULL where it is missing or null
+  fields AS (  -- the JSON text of each parameter; NULL where it is missing
     SELECT event_id, event, received_at, hour,
       SAFE_CAST(JSON_VALUE(payload, '$.event_time') AS TIMESTAMP) AS event_time,
       SAFE_CAST(JSON_VALUE(payload, '$.sent_at') AS TIMESTAMP) AS sent_at,
@@ -150,7 +165,7 @@ def typed_select(contract: EventContract) -> tuple[list[str], str]:
   ),{arrays_clause if arrays else ""}
   typed AS (  -- the values; NULL where a text has not the form of the type
     SELECT *,
-      UNIX_MICROS(event_time) + UNIX_MICROS(received_at) - UNIX_MICROS(sent_at) AS occurred_micros,
+      UNIX_MICROS(event_time) + UNIX_MICROS(received_at) - UNIX_MICROS(sent_at) AS _micros,
       {lines(typed, 6)}
     FROM {"arrays" if arrays else "fields"}
   )
@@ -158,13 +173,12 @@ SELECT
   {", ".join(envelope)},
   CASE
     WHEN sent_at IS NULL THEN event_time
-    WHEN occurred_micros BETWEEN UNIX_MICROS({FIRST_TIME}) AND UNIX_MICROS({LAST_TIME})
-    THEN TIMESTAMP_MICROS(occurred_micros)
-  END,
+    WHEN _micros BETWEEN UNIX_MICROS({FIRST_TIME}) AND UNIX_MICROS({LAST_TIME}) THEN TIMESTAMP_MICROS(_micros)
+  END AS occurred_at,
   {"".join(f"{result}, " for result in results)}
-  {extra_column(contract, members)}
-FROM typed
-WHERE {valid}""",
+  {extra_column(members)} AS _extra,
+  {valid} AS {VALID}
+FROM typed""",
     )
 
 
@@ -175,10 +189,10 @@ def valid_conditions(members: list[Member]) -> Iterator[str]:
         right = valid_value(member)
         if not member.field.required:
             if right != "TRUE":
-                yield f"{q} IS NULL OR {grouped(right)}"
+                yield f"{missing(q)} OR {grouped(right)}"
             continue
-        present = f"{q} IS NOT NULL" if right == "TRUE" else right  # of NULL no form is right
-        yield present if member.owner in (PARAMS, ELEMENT) else f"{member.owner} IS NULL OR {grouped(present)}"
+        here = present(q) if right == "TRUE" else right  # no form is right for null
+        yield here if member.owner in (PARAMS, ELEMENT) else f"{missing(member.owner)} OR {grouped(here)}"
 
 
 def valid_value(member: Member) -> str:
@@ -211,7 +225,7 @@ def read_array(field: Field, q: str, indent: int) -> str:
     pad = "\n" + " " * indent
     if field.type != "STRUCT":
         valid = valid_scalar(field, "e", value(field, "e"))
-        condition = "NULLIF(e, 'null') IS NOT NULL" + ("" if valid == "TRUE" else f" AND {grouped(valid)}")
+        condition = present("e") + ("" if valid == "TRUE" else f" AND {grouped(valid)}")
         return (
             f"(SELECT AS STRUCT{pad}  ARRAY_AGG({value(field, 'e')} ORDER BY o) AS items,"
             f"{pad}  LOGICAL_AND(IFNULL({condition}, FALSE)) AS valid"
@@ -219,15 +233,16 @@ def read_array(field: Field, q: str, indent: int) -> str:
         )
     members = element_members(field.fields)
     columns = [f"{json_text('e', *member.path)} AS {member.text}" for member in members]
-    rows = f"(SELECT {', '.join(['o', "NULLIF(e, 'null') AS e", *columns])}{pad}    FROM {elements(q)})"
+    rows = f"(SELECT {', '.join(['o', 'e', *columns])}{pad}    FROM {elements(q)})"
     nested = [f"{read_array(m.field, m.text, indent + 4)} AS {m.value}" for m in members if m.field.repeated]
     if nested:
         rows = f"(SELECT *, {', '.join(nested)}{pad}    FROM {rows})"
     own = own_texts(field.fields, ELEMENT, members)
     rows = f"(SELECT *, {', '.join(own)}{pad}    FROM {rows})"
     conditions = " AND ".join(map(grouped, ["STARTS_WITH(e, '{')", *valid_conditions(members)]))
-    more = f"LOGICAL_OR({ELEMENT}_own IS NOT NULL)"
-    extras = f"ARRAY_TO_STRING(ARRAY_AGG(IFNULL({extra_text(ELEMENT, members)}, '{{}}') ORDER BY o), ',')"
+    extra = extra_text(ELEMENT, members)
+    more = f"LOGICAL_OR({extra} IS NOT NULL)"
+    extras = f"ARRAY_TO_STRING(ARRAY_AGG(IFNULL({extra}, '{{}}') ORDER BY o), ',')"
     return (
         f"(SELECT AS STRUCT{pad}  ARRAY_AGG({struct_value(ELEMENT, members)} ORDER BY o) AS items,"
         f"{pad}  LOGICAL_AND(IFNULL({conditions}, FALSE)) AS valid,"
@@ -246,7 +261,7 @@ def struct_value(owner: str, members: list[Member]) -> str:
         if member.field.repeated:
             sql = f"IFNULL({member.value}.items, [])"
         elif member.flattened:
-            sql = f"IF({member.text} IS NULL, NULL, {struct_value(member.text, members)})"
+            sql = f"IF({missing(member.text)}, NULL, {struct_value(member.text, members)})"
         values.append(f"{sql} AS {quoted(member.field.name)}")
     return f"STRUCT({', '.join(values)})"
 
@@ -255,28 +270,28 @@ def struct_value(owner: str, members: list[Member]) -> str:
 
 
 def known_size(owner: str, members: list[Member]) -> str:
-    """Bytes of an object's text if it has no other keys than the contract's: `{"key":text,…}` without white space."""
+    """Length of an object's text if it has no other keys than the contract's: `{"key":text,…}` without white space."""
     terms = ["1"]
     for member in members:
         if member.owner == owner:
-            size = known_size(member.text, members) if member.flattened else f"BYTE_LENGTH({member.text})"
+            size = known_size(member.text, members) if member.flattened else f"LENGTH({member.text})"
             terms.append(f"IFNULL({len(member.field.name) + 4} + {size}, 0)")
-    if owner in (PARAMS, ELEMENT):
-        return " + ".join(terms)
-    return f"IF({owner} IS NULL, NULL, {' + '.join(terms)})"
+    size = " + ".join(terms)
+    return size if owner in (PARAMS, ELEMENT) else f"IF(STARTS_WITH({owner}, '{{'), {size}, LENGTH({owner}))"
 
 
 def own_texts(fields: tuple[Field, ...], owner: str, members: list[Member]) -> list[str]:
     """Columns with the unknown keys of an object, and of each STRUCT in it, as text (`{…}`); NULL where there are none.
 
-    Counting bytes is cheap and never misses a key: without one the text is exactly as long as its known parts (a text
-    with white space or nulls is longer, and looked at as well). Only then the known keys are taken out, one by one.
+    Comparing lengths is cheap and never misses a key: without one the text is exactly as long as its known parts (a text
+    with white space is longer, and looked at as well). Only then the known keys are taken out, one by one.
     """
     nested = [f"{m.value}.extra IS NOT NULL" for m in members if m.field.repeated and m.field.type == "STRUCT"]
-    more = " OR ".join([f"BYTE_LENGTH({owner}) != {known_size(owner, members)}", *nested])
-    columns = [f"IF({more}, {without(fields, owner)}, NULL) AS {owner}_own"]
+    more = " OR ".join([f"LENGTH({owner}) != {known_size(owner, members)}", *nested])
+    columns = [f"IF(STARTS_WITH({owner}, '{{') AND ({more}), {without(fields, owner)}, NULL) AS {owner}_own"]
     columns += [
-        f"IF(STARTS_WITH({m.text}, '{{'), {without(m.field.fields, m.text)}, NULL) AS {m.own}"
+        f"IF(STARTS_WITH({m.text}, '{{') AND LENGTH({m.text}) != {known_size(m.text, members)},"
+        f" {without(m.field.fields, m.text)}, NULL) AS {m.own}"
         for m in members
         if m.flattened
     ]
@@ -309,8 +324,7 @@ def extra_text(owner: str, members: list[Member]) -> str:
     return f"NULLIF(CONCAT('{{', ARRAY_TO_STRING([{', '.join([inner, *parts])}], ','), '}}'), '{{}}')"
 
 
-def extra_column(contract: EventContract, members: list[Member]) -> str:
-    del contract
+def extra_column(members: list[Member]) -> str:
     text = extra_text(PARAMS, members)
     return f"IF({PARAMS}_own IS NULL, NULL, PARSE_JSON({text}, wide_number_mode => 'round'))"
 
@@ -318,43 +332,48 @@ def extra_column(contract: EventContract, members: list[Member]) -> str:
 # -- rejected rows ----------------------------------------------------------------------------------------------------
 
 
-def rejected_select(contract: EventContract) -> str:
-    """The SQL from `fresh` (all of received) to rejected rows, with every reason."""
+def reasons_select(contract: EventContract) -> str:
+    """The SQL from `own` (hour, file, line, payload, faults, readable) to what was found against each row: hour, file, line, version, told,
+    found. `told` are the door's faults that count, `found` what the contract says; both may be empty."""
     members = parameters(contract)
     regex = inexact_paths(contract)
     minded = f" OR (readable AND REGEXP_CONTAINS(f.path, {literal(regex)}))" if regex else ""
-    reasons = lines(contract_reasons(members), 8)
-    unreadable = ", ".join(literal(code) for code in UNREADABLE)
-    found = f"IF(readable, ARRAY_CONCAT(\n        {reasons}\n      ), [])" if reasons else "[]"
-    if not reasons:
-        found = f"IF(FALSE, [{struct(Reason('', '', ''))}], [])"
-    return f"""\
-  judged AS (
-    SELECT *, NOT (refused AND EXISTS (SELECT 1 FROM UNNEST(faults) AS f WHERE f.code IN ({unreadable}))) AS readable
-    FROM fresh
-  ),
-  fields AS (  -- the JSON text of each parameter; NULL where it is missing or null, and where the event is unreadable
-    SELECT event_id, event, hour, received_at, source, payload, file, line, readable, faults,
-      {lines(texts(members, "IF(readable, payload, NULL)"), 6)}
-    FROM judged
-  ),
-  found AS (
-    SELECT event_id, event, hour, received_at, source, payload, file, line,
-      IF(ARRAY_LENGTH(faults) = 0, [], ARRAY(
-        SELECT AS STRUCT f.path AS path, f.code AS code, f.message AS message
-        FROM UNNEST(faults) AS f WHERE f.code != '{INEXACT_NUMBER.code}'{minded}
-      )) AS told,
-      {found} AS found
+    typed = [f"{value(m.field, m.text)} AS {m.value}" for m in members if is_compared(m.field)]
+    typed_clause = f""",
+  typed AS (  -- the values; NULL where a text has not the form of the type
+    SELECT *,
+      {lines(typed, 6)}
     FROM fields
-  )
-SELECT event_id, event, hour, received_at, source, payload, {literal(contract.version)},
-  IF(ARRAY_LENGTH(told) = 0, found, ARRAY_CONCAT(told, ARRAY(  -- what the door has told is not told again
-    SELECT AS STRUCT r.path AS path, r.code AS code, r.message AS message
-    FROM UNNEST(found) AS r WHERE r.path NOT IN (SELECT t.path FROM UNNEST(told) AS t)
-  ))),
-  file, line
-FROM found
-WHERE ARRAY_LENGTH(told) + ARRAY_LENGTH(found) > 0"""
+  )"""
+    reasons = contract_reasons(members) or [f"IF(FALSE, [{struct(Reason('', '', ''))}], [])"]
+    return f"""\
+  fields AS (  -- the JSON text of each parameter; NULL where it is missing, and where the event cannot be read
+    SELECT hour, file, line, readable, faults,
+      {lines(texts(members, "IF(readable, payload, NULL)"), 6)}
+    FROM own
+  ){typed_clause if typed else ""}
+SELECT hour, file, line, {literal(contract.version)},
+  IF(ARRAY_LENGTH(faults) = 0, [], ARRAY(
+    SELECT AS STRUCT f.path AS path, f.code AS code, f.message AS message
+    FROM UNNEST(faults) AS f WHERE f.code != '{INEXACT_NUMBER.code}'{minded}
+  )),
+  IF(NOT readable, [], ARRAY_CONCAT(
+    {lines(reasons, 4)}
+  ))
+FROM {"typed" if typed else "fields"}"""
+
+
+def is_compared(field: Field) -> bool:
+    """Is the typed value needed to judge it, not only its text?"""
+    if field.repeated or field.type in ("STRUCT", "JSON"):
+        return False
+    return field.type not in ("STRING", "NUMERIC", "BOOL") or bool(bounds(field, ""))
+
+
+def readable() -> str:
+    """Condition on a row of received: its payload can be read as JSON."""
+    codes = ", ".join(literal(code) for code in UNREADABLE)
+    return f"NOT (r.refused AND EXISTS (SELECT 1 FROM UNNEST(r.faults) AS f WHERE f.code IN ({codes})))"
 
 
 def struct(reason: Reason, path: str | None = None) -> str:
@@ -380,25 +399,27 @@ def member_reasons(member: Member, path: str) -> list[str]:
     q = member.text
     found = []
     if member.field.required:
-        present = "" if member.owner == PARAMS else f"STARTS_WITH({member.owner}, '{{') AND "
-        found.append(reason_if(f"{present}{q} IS NULL", Reason("", "missing", why.MISSING), path))
+        within = "" if member.owner == PARAMS else f"STARTS_WITH({member.owner}, '{{') AND "
+        found.append(reason_if(f"{within}{missing(q)}", Reason("", "missing", why.MISSING), path))
     if member.field.repeated:
         wrong = Reason("", "wrong_type", why.WRONG_TYPE_REPEATED)
-        return [*found, reason_if(f"NOT STARTS_WITH({q}, '[')", wrong, path)]
-    return [*found, *value_reasons(member.field, q, path)]
+        return [*found, reason_if(f"{present(q)} AND NOT STARTS_WITH({q}, '[')", wrong, path)]
+    return [*found, *value_reasons(member.field, q, member.value, path)]
 
 
-def value_reasons(field: Field, q: str, path: str) -> list[str]:
-    """Arrays of reasons against one value, whose text may be NULL."""
-    x = value_of(field, q)
+def value_reasons(field: Field, q: str, x: str, path: str) -> list[str]:
+    """Array of reasons against one value, whose text may be NULL; `x` is its typed value."""
     right = form(field, q, x)
     if right == "TRUE":
         return []
-    found = [reason_if(f"{q} IS NOT NULL AND NOT IFNULL({right}, FALSE)", why.wrong_type(field), path)]
-    found += [
-        reason_if(f"{grouped(right)} AND NOT ({condition})", reason, path) for reason, condition in bounds(field, x)
+    wrong = why.wrong_type(field)
+    asked = [reason_if(f"NOT ({condition})", reason, path) for reason, condition in bounds(field, x)]
+    if not asked:
+        return [reason_if(f"{present(q)} AND NOT IFNULL({right}, FALSE)", wrong, path)]
+    rest = asked[0] if len(asked) == 1 else f"ARRAY_CONCAT({', '.join(asked)})"
+    return [
+        f"CASE WHEN {missing(q)} THEN [] WHEN NOT IFNULL({right}, FALSE) THEN [{struct(wrong, path)}] ELSE {rest} END"
     ]
-    return found
 
 
 def reason_if(condition: str, reason: Reason, path: str) -> str:
@@ -416,7 +437,7 @@ def array_reasons(field: Field, q: str, path: str, level: int = 0) -> list[str]:
     columns = [offset, "NULLIF(e, 'null') AS e"]
     found = [
         reason_if("e IS NULL", Reason("", "null_element", why.NULL_ELEMENT), here),
-        *value_reasons(field, "e", here),
+        *value_reasons(field, "e", value_of(field, "e"), here),
     ]
     for member in element_members(field.fields):
         columns.append(f"{json_text('e', *member.path)} AS {member.text}")

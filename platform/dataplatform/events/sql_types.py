@@ -1,6 +1,6 @@
 """How GoogleSQL reads the JSON text of one value as each type: its form, its value, its bounds.
 
-`q` is everywhere SQL that gives the JSON text of the value (as JSON_QUERY does: `"text"`, `12.5`, `{…}`), not NULL. The same
+`q` is everywhere SQL that gives the JSON text of the value (as JSON_QUERY does: `"text"`, `12.5`, `{…}`). The same
 rules in Python are in verdict.py; where the embedded server and BigQuery answer otherwise, the text here avoids it.
 """
 
@@ -47,7 +47,7 @@ def text_of(q: str) -> str:
 
 
 def form(field: Field, q: str, x: str | None = None) -> str:
-    """Condition: the value has the JSON form of the type and fits it exactly. FALSE or NULL otherwise.
+    """Condition: the value has the JSON form of the type and fits it exactly. FALSE or NULL otherwise, and of null.
 
     `x` is SQL of the typed value where that is at hand.
     """
@@ -100,10 +100,11 @@ def value(field: Field, q: str) -> str:
                 f" SAFE_CAST({v} AS NUMERIC)) ELSE SAFE_CAST({v} AS NUMERIC) END"
             )
         case "BOOL":
-            return f"{q} = 'true'"
+            return f"CASE {q} WHEN 'true' THEN TRUE WHEN 'false' THEN FALSE END"
         case "JSON":
             # In an array, because the embedded server makes a number on its own a FLOAT64.
-            return f"JSON_QUERY(PARSE_JSON(CONCAT('[', {q}, ']'), wide_number_mode => 'round'), '$[0]')"
+            parsed = f"JSON_QUERY(PARSE_JSON(CONCAT('[', {q}, ']'), wide_number_mode => 'round'), '$[0]')"
+            return f"CASE WHEN {q} != 'null' THEN {parsed} END"
     raise ValueError(f"a {field.type} has no value of its own")
 
 

@@ -1,0 +1,93 @@
+-- Duplicates are decided before anything else; an event is either a duplicate, or accepted, or rejected.
+CREATE TEMP TABLE fresh AS
+WITH
+  again AS (  -- ids that were received more than once
+    SELECT event, event_id
+    FROM `shop.events_raw.received`
+    WHERE TRUE AND event_id IS NOT NULL
+      AND hour >= TIMESTAMP_SUB(@start, INTERVAL @lookback_hours HOUR) AND hour < @end
+    GROUP BY event, event_id
+    HAVING COUNT(*) > 1
+  ),
+  repeated AS (
+    SELECT r.hour, r.file, r.line,
+      LAG(r.hour) OVER (PARTITION BY r.event, r.event_id ORDER BY r.received_at, r.file, r.line) AS before
+    FROM `shop.events_raw.received` AS r
+    JOIN again ON again.event = r.event AND again.event_id = r.event_id
+    WHERE r.hour >= TIMESTAMP_SUB(@start, INTERVAL @lookback_hours HOUR) AND r.hour < @end
+  ),
+  duplicate AS (
+    SELECT hour, file, line
+    FROM repeated
+    WHERE hour >= @start AND before >= TIMESTAMP_SUB(hour, INTERVAL @lookback_hours HOUR)
+  )
+SELECT r.event, r.hour, r.file, r.line, r.payload, r.faults, NOT (r.refused AND EXISTS (SELECT 1 FROM UNNEST(r.faults) AS f WHERE f.code IN ('not_json', 'not_object', 'duplicate_key', 'nul_character', 'lone_surrogate', 'too_deep', 'array_too_long', 'number_too_large'))) AS readable
+FROM `shop.events_raw.received` AS r
+LEFT JOIN duplicate AS d ON d.hour = r.hour AND d.file = r.file AND d.line = r.line
+WHERE r.hour >= @start AND r.hour < @end AND d.line IS NULL AND r.event IN ('bounds_thing_test');
+
+-- What the door has told of each, and what its contract has found.
+CREATE TEMP TABLE found (
+  hour TIMESTAMP, file STRING, line INT64, contract_version STRING,
+  told ARRAY<STRUCT<path STRING, code STRING, message STRING>>,
+  found ARRAY<STRUCT<path STRING, code STRING, message STRING>>
+);
+
+-- bounds_thing_test 1.0
+INSERT INTO found (hour, file, line, contract_version, told, found)
+WITH
+  own AS (
+    SELECT * FROM fresh WHERE event = 'bounds_thing_test'
+  ),
+  fields AS (  -- the JSON text of each parameter; NULL where it is missing, and where the event cannot be read
+    SELECT hour, file, line, readable, faults,
+      JSON_QUERY(IF(readable, payload, NULL), '$.params') AS _params,
+      JSON_QUERY(IF(readable, payload, NULL), '$.params.kind') AS kind__text,
+      JSON_QUERY(IF(readable, payload, NULL), '$.params.currency') AS currency__text,
+      JSON_QUERY(IF(readable, payload, NULL), '$.params.stars') AS stars__text,
+      JSON_QUERY(IF(readable, payload, NULL), '$.params.price') AS price__text,
+      JSON_QUERY(IF(readable, payload, NULL), '$.params.since') AS since__text
+    FROM own
+  ),
+  typed AS (  -- the values; NULL where a text has not the form of the type
+    SELECT *,
+      JSON_VALUE(kind__text, '$') AS kind,
+      JSON_VALUE(currency__text, '$') AS currency,
+      SAFE_CAST(JSON_VALUE(stars__text, '$') AS INT64) AS stars,
+      CASE WHEN REGEXP_CONTAINS(JSON_VALUE(price__text, '$'), r'^-?(0|[1-9][0-9]{0,28})(\.[0-9]{1,9})?$') THEN COALESCE(CAST(CAST(SAFE_CAST(CONCAT(REPLACE(JSON_VALUE(price__text, '$'), '.', ''), REPEAT('0', 9 - IF(STRPOS(JSON_VALUE(price__text, '$'), '.') = 0, 0, LENGTH(JSON_VALUE(price__text, '$')) - STRPOS(JSON_VALUE(price__text, '$'), '.')))) AS INT64) AS NUMERIC) * NUMERIC '0.000000001' AS NUMERIC), SAFE_CAST(JSON_VALUE(price__text, '$') AS NUMERIC)) ELSE SAFE_CAST(JSON_VALUE(price__text, '$') AS NUMERIC) END AS price,
+      SAFE_CAST(JSON_VALUE(since__text, '$') AS TIMESTAMP) AS since
+    FROM fields
+  )
+SELECT hour, file, line, '1.0',
+  IF(ARRAY_LENGTH(faults) = 0, [], ARRAY(
+    SELECT AS STRUCT f.path AS path, f.code AS code, f.message AS message
+    FROM UNNEST(faults) AS f WHERE f.code != 'inexact_number' OR (readable AND REGEXP_CONTAINS(f.path, '^(?:/params/price$)'))
+  )),
+  IF(NOT readable, [], ARRAY_CONCAT(
+    CASE WHEN IFNULL(kind__text, 'null') = 'null' THEN [] WHEN NOT IFNULL(STARTS_WITH(kind__text, '"'), FALSE) THEN [STRUCT('/params/kind' AS path, 'wrong_type' AS code, 'not a string' AS message)] ELSE IF(NOT (kind IN ('it\'s', 'new')), [STRUCT('/params/kind' AS path, 'not_in_values' AS code, 'not one of new, it\'s' AS message)], []) END,
+    IF(IFNULL(currency__text, 'null') = 'null', [STRUCT('/params/currency' AS path, 'missing' AS code, 'required, but missing or null' AS message)], []),
+    CASE WHEN IFNULL(currency__text, 'null') = 'null' THEN [] WHEN NOT IFNULL(STARTS_WITH(currency__text, '"'), FALSE) THEN [STRUCT('/params/currency' AS path, 'wrong_type' AS code, 'not a string' AS message)] ELSE IF(NOT (REGEXP_CONTAINS(currency, '^(?:[A-Z]{3})$')), [STRUCT('/params/currency' AS path, 'pattern' AS code, 'does not match [A-Z]{3}' AS message)], []) END,
+    CASE WHEN IFNULL(stars__text, 'null') = 'null' THEN [] WHEN NOT IFNULL(CAST(stars AS STRING) = JSON_VALUE(stars__text, '$') OR stars__text = '-0', FALSE) THEN [STRUCT('/params/stars' AS path, 'wrong_type' AS code, 'not an integer of 64 bits, as a number or in a string' AS message)] ELSE ARRAY_CONCAT(IF(NOT (stars >= 1), [STRUCT('/params/stars' AS path, 'too_small' AS code, 'smaller than 1' AS message)], []), IF(NOT (stars <= 5), [STRUCT('/params/stars' AS path, 'too_large' AS code, 'larger than 5' AS message)], [])) END,
+    CASE WHEN IFNULL(price__text, 'null') = 'null' THEN [] WHEN NOT IFNULL(CASE WHEN REGEXP_CONTAINS(JSON_VALUE(price__text, '$'), r'^-?(0|[1-9][0-9]{0,28})(\.[0-9]{1,9})?$') THEN TRUE WHEN SUBSTR(price__text, 1, 1) NOT IN ('"', 't', 'f') THEN SAFE_CAST(CAST(SAFE_CAST(JSON_VALUE(price__text, '$') AS NUMERIC) AS STRING) AS FLOAT64) = SAFE_CAST(JSON_VALUE(price__text, '$') AS FLOAT64) END, FALSE) THEN [STRUCT('/params/price' AS path, 'wrong_type' AS code, 'not a decimal of at most 29 digits before and 9 after the point' AS message)] ELSE IF(NOT (price >= NUMERIC '0.01'), [STRUCT('/params/price' AS path, 'too_small' AS code, 'smaller than 0.01' AS message)], []) END,
+    CASE WHEN IFNULL(since__text, 'null') = 'null' THEN [] WHEN NOT IFNULL(REGEXP_CONTAINS(JSON_VALUE(since__text, '$'), r'^[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9]|[+-]14:00)$') AND since BETWEEN TIMESTAMP '0001-01-01 00:00:00+00' AND TIMESTAMP '9999-12-31 23:59:59.999999+00', FALSE) THEN [STRUCT('/params/since' AS path, 'wrong_type' AS code, 'not a time such as 2026-01-31T23:59:59.123456+09:00' AS message)] ELSE IF(NOT (since >= TIMESTAMP '2020-01-01 00:00:00.000000+00'), [STRUCT('/params/since' AS path, 'too_small' AS code, 'smaller than 2020-01-01T09:00:00+09:00' AS message)], []) END
+  ))
+FROM typed;
+
+BEGIN TRANSACTION;
+
+DELETE FROM `shop.events.rejected` AS t
+WHERE t.hour >= @start AND t.hour < @end;
+
+INSERT INTO `shop.events.rejected`
+  (event_id, event, hour, received_at, source, payload, contract_version, reasons, file, line)
+SELECT r.event_id, r.event, r.hour, r.received_at, r.source, r.payload, f.contract_version,
+  IF(ARRAY_LENGTH(f.told) = 0, f.found, ARRAY_CONCAT(f.told, ARRAY(  -- what the door has told is not told again
+    SELECT AS STRUCT x.path AS path, x.code AS code, x.message AS message
+    FROM UNNEST(f.found) AS x WHERE x.path NOT IN (SELECT t.path FROM UNNEST(f.told) AS t)
+  ))),
+  r.file, r.line
+FROM `shop.events_raw.received` AS r
+JOIN found AS f ON f.hour = r.hour AND f.file = r.file AND f.line = r.line
+WHERE r.hour >= @start AND r.hour < @end AND ARRAY_LENGTH(f.told) + ARRAY_LENGTH(f.found) > 0;
+
+COMMIT TRANSACTION;

@@ -1,0 +1,91 @@
+-- Duplicates are decided before anything else; an event is either a duplicate, or accepted, or rejected.
+CREATE TEMP TABLE fresh AS
+WITH
+  again AS (  -- ids that were received more than once
+    SELECT event, event_id
+    FROM `shop.events_raw.received`
+    WHERE TRUE AND event_id IS NOT NULL
+      AND hour >= TIMESTAMP_SUB(@start, INTERVAL @lookback_hours HOUR) AND hour < @end
+    GROUP BY event, event_id
+    HAVING COUNT(*) > 1
+  ),
+  repeated AS (
+    SELECT r.hour, r.file, r.line,
+      LAG(r.hour) OVER (PARTITION BY r.event, r.event_id ORDER BY r.received_at, r.file, r.line) AS before
+    FROM `shop.events_raw.received` AS r
+    JOIN again ON again.event = r.event AND again.event_id = r.event_id
+    WHERE r.hour >= TIMESTAMP_SUB(@start, INTERVAL @lookback_hours HOUR) AND r.hour < @end
+  ),
+  duplicate AS (
+    SELECT hour, file, line
+    FROM repeated
+    WHERE hour >= @start AND before >= TIMESTAMP_SUB(hour, INTERVAL @lookback_hours HOUR)
+  )
+SELECT r.event, r.hour, r.file, r.line, r.payload, r.faults, NOT (r.refused AND EXISTS (SELECT 1 FROM UNNEST(r.faults) AS f WHERE f.code IN ('not_json', 'not_object', 'duplicate_key', 'nul_character', 'lone_surrogate', 'too_deep', 'array_too_long', 'number_too_large'))) AS readable
+FROM `shop.events_raw.received` AS r
+LEFT JOIN duplicate AS d ON d.hour = r.hour AND d.file = r.file AND d.line = r.line
+WHERE r.hour >= @start AND r.hour < @end AND d.line IS NULL AND r.event IN ('nested_thing_test');
+
+-- What the door has told of each, and what its contract has found.
+CREATE TEMP TABLE found (
+  hour TIMESTAMP, file STRING, line INT64, contract_version STRING,
+  told ARRAY<STRUCT<path STRING, code STRING, message STRING>>,
+  found ARRAY<STRUCT<path STRING, code STRING, message STRING>>
+);
+
+-- nested_thing_test 1.0
+INSERT INTO found (hour, file, line, contract_version, told, found)
+WITH
+  own AS (
+    SELECT * FROM fresh WHERE event = 'nested_thing_test'
+  ),
+  fields AS (  -- the JSON text of each parameter; NULL where it is missing, and where the event cannot be read
+    SELECT hour, file, line, readable, faults,
+      JSON_QUERY(IF(readable, payload, NULL), '$.params') AS _params,
+      JSON_QUERY(IF(readable, payload, NULL), '$.params.seller') AS seller__text,
+      JSON_QUERY(IF(readable, payload, NULL), '$.params.seller.id') AS seller__id__text,
+      JSON_QUERY(IF(readable, payload, NULL), '$.params.seller.address') AS seller__address__text,
+      JSON_QUERY(IF(readable, payload, NULL), '$.params.seller.address.city') AS seller__address__city__text,
+      JSON_QUERY(IF(readable, payload, NULL), '$.params.order') AS order__text
+    FROM own
+  ),
+  typed AS (  -- the values; NULL where a text has not the form of the type
+    SELECT *,
+      SAFE_CAST(JSON_VALUE(seller__id__text, '$') AS INT64) AS seller__id
+    FROM fields
+  )
+SELECT hour, file, line, '1.0',
+  IF(ARRAY_LENGTH(faults) = 0, [], ARRAY(
+    SELECT AS STRUCT f.path AS path, f.code AS code, f.message AS message
+    FROM UNNEST(faults) AS f WHERE f.code != 'inexact_number'
+  )),
+  IF(NOT readable, [], ARRAY_CONCAT(
+    IF(IFNULL(seller__text, 'null') = 'null', [STRUCT('/params/seller' AS path, 'missing' AS code, 'required, but missing or null' AS message)], []),
+    IF(IFNULL(seller__text, 'null') != 'null' AND NOT IFNULL(STARTS_WITH(seller__text, '{'), FALSE), [STRUCT('/params/seller' AS path, 'wrong_type' AS code, 'not an object' AS message)], []),
+    IF(STARTS_WITH(seller__text, '{') AND IFNULL(seller__id__text, 'null') = 'null', [STRUCT('/params/seller/id' AS path, 'missing' AS code, 'required, but missing or null' AS message)], []),
+    IF(IFNULL(seller__id__text, 'null') != 'null' AND NOT IFNULL(CAST(seller__id AS STRING) = JSON_VALUE(seller__id__text, '$') OR seller__id__text = '-0', FALSE), [STRUCT('/params/seller/id' AS path, 'wrong_type' AS code, 'not an integer of 64 bits, as a number or in a string' AS message)], []),
+    IF(IFNULL(seller__address__text, 'null') != 'null' AND NOT IFNULL(STARTS_WITH(seller__address__text, '{'), FALSE), [STRUCT('/params/seller/address' AS path, 'wrong_type' AS code, 'not an object' AS message)], []),
+    IF(STARTS_WITH(seller__address__text, '{') AND IFNULL(seller__address__city__text, 'null') = 'null', [STRUCT('/params/seller/address/city' AS path, 'missing' AS code, 'required, but missing or null' AS message)], []),
+    IF(IFNULL(seller__address__city__text, 'null') != 'null' AND NOT IFNULL(STARTS_WITH(seller__address__city__text, '"'), FALSE), [STRUCT('/params/seller/address/city' AS path, 'wrong_type' AS code, 'not a string' AS message)], []),
+    IF(IFNULL(order__text, 'null') != 'null' AND NOT IFNULL(STARTS_WITH(order__text, '"'), FALSE), [STRUCT('/params/order' AS path, 'wrong_type' AS code, 'not a string' AS message)], [])
+  ))
+FROM typed;
+
+BEGIN TRANSACTION;
+
+DELETE FROM `shop.events.rejected` AS t
+WHERE t.hour >= @start AND t.hour < @end;
+
+INSERT INTO `shop.events.rejected`
+  (event_id, event, hour, received_at, source, payload, contract_version, reasons, file, line)
+SELECT r.event_id, r.event, r.hour, r.received_at, r.source, r.payload, f.contract_version,
+  IF(ARRAY_LENGTH(f.told) = 0, f.found, ARRAY_CONCAT(f.told, ARRAY(  -- what the door has told is not told again
+    SELECT AS STRUCT x.path AS path, x.code AS code, x.message AS message
+    FROM UNNEST(f.found) AS x WHERE x.path NOT IN (SELECT t.path FROM UNNEST(f.told) AS t)
+  ))),
+  r.file, r.line
+FROM `shop.events_raw.received` AS r
+JOIN found AS f ON f.hour = r.hour AND f.file = r.file AND f.line = r.line
+WHERE r.hour >= @start AND r.hour < @end AND ARRAY_LENGTH(f.told) + ARRAY_LENGTH(f.found) > 0;
+
+COMMIT TRANSACTION;
