@@ -19,6 +19,8 @@ from ..landing import Landing, Writer, hour_of
 
 KEEP_HOURS = 72
 """How long a request id is remembered."""
+SWEEP_SECONDS = 0.005
+"""How often deadlines are looked at."""
 READ_BACK_HOURS = 2
 """SQLite makes its writes durable every few thousand; two hours of traffic are more than that, or few enough to read."""
 MAX_WAITING = 20_000
@@ -29,14 +31,27 @@ class BusyError(Exception):
     """Too many decisions wait for the disk, or it takes no more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a request id has: the digest of the request and the landed line. `mine` where this request was the first.
+
+    `landed` is false where the deadline came first; it goes on being landed.
+    """
+
+    digest: bytes
+    record: bytes
+    mine: bool
+    landed: bool = True
+
+
 @dataclass(slots=True)
 class _Waiting:
     request_id: str
     digest: bytes
-    answer: bytes
     record: bytes
     received: datetime
-    future: "asyncio.Future[tuple[bytes, bytes]]"
+    late_at: float
+    future: "asyncio.Future[Kept]"
 
 
 class Answers:
@@ -54,8 +69,10 @@ class Answers:
         self._waiting: list[_Waiting] = []
         self._landed: list[str] = []
         self._running = False
-        self._flying: dict[str, asyncio.Future[tuple[bytes, bytes]]] = {}
+        self._flying: dict[str, asyncio.Future[Kept]] = {}
         self.commits = 0
+        self._committing: list[_Waiting] = []
+        self._sweep: asyncio.TimerHandle | None = None
         self._forgotten = 0.0
 
     def _connect(self) -> sqlite3.Connection:
@@ -63,38 +80,36 @@ class Answers:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute(
-            "CREATE TABLE IF NOT EXISTS answers (request_id TEXT PRIMARY KEY, digest BLOB NOT NULL, answer BLOB NOT NULL,"
-            " record BLOB NOT NULL, received INTEGER NOT NULL, landed INTEGER NOT NULL) WITHOUT ROWID"
+            "CREATE TABLE IF NOT EXISTS answers (request_id TEXT PRIMARY KEY, digest BLOB NOT NULL, record BLOB NOT NULL, received INTEGER NOT NULL, landed INTEGER NOT NULL) WITHOUT ROWID"
         )
         database.execute("CREATE INDEX IF NOT EXISTS answers_not_landed ON answers (received) WHERE landed = 0")
         database.execute("CREATE INDEX IF NOT EXISTS answers_received ON answers (received)")
         return database
-
-    def known(self, request_id: str) -> tuple[bytes, bytes] | None:
-        """(digest of the request, answer) of a request that was answered and landed."""
-        row = self._reader.execute(
-            "SELECT digest, answer FROM answers WHERE request_id = ? AND landed = 1", (request_id,)
-        ).fetchone()
-        return None if row is None else (row[0], row[1])
 
     def record(self, request_id: str) -> bytes | None:
         """The record of a decision, None where there is none (any more)."""
         row = self._reader.execute("SELECT record FROM answers WHERE request_id = ?", (request_id,)).fetchone()
         return None if row is None else row[0]
 
-    def flying(self, request_id: str) -> "asyncio.Future[tuple[bytes, bytes]] | None":
+    def flying(self, request_id: str) -> "asyncio.Future[Kept] | None":
         """The answer that is being made durable, of a request that comes a second time meanwhile."""
         return self._flying.get(request_id)
 
     def keep(
-        self, request_id: str, digest: bytes, answer: bytes, record: bytes, received: datetime
-    ) -> "asyncio.Future[tuple[bytes, bytes]]":
-        """A future of (digest, answer) that is done when they are durable and landed: this answer, or an earlier one."""
+        self, request_id: str, digest: bytes, record: bytes, received: datetime, wait_seconds: float
+    ) -> "asyncio.Future[Kept]":
+        """A future that is done when the request id is durable and landed: with this record, or an earlier one.
+
+        After `wait_seconds` it is done anyway, not landed, unless the id was there before.
+        """
         if len(self._waiting) >= MAX_WAITING:
             raise BusyError
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[tuple[bytes, bytes]] = loop.create_future()
-        self._waiting.append(_Waiting(request_id, digest, answer, record, received, future))
+        future: asyncio.Future[Kept] = loop.create_future()
+        late_at = loop.time() + max(wait_seconds, 0.0)
+        self._waiting.append(_Waiting(request_id, digest, record, received, late_at, future))
+        if self._sweep is None:
+            self._sweep = loop.call_later(SWEEP_SECONDS, self._answer_late, loop)
         self._flying[request_id] = future
         if not self._running:
             self._running = True
@@ -105,12 +120,13 @@ class Answers:
         loop = asyncio.get_running_loop()
         while self._waiting:
             batch, self._waiting = self._waiting, []
+            self._committing = batch
             landed, self._landed = self._landed, []
             try:
                 kept = await loop.run_in_executor(self._thread, self._store, batch, landed)
-                for each, (mine, _, _, record) in zip(batch, kept, strict=True):
-                    if mine:
-                        self.writer.append(record, each.received)
+                for each, (to_land, one) in zip(batch, kept, strict=True):
+                    if to_land:
+                        self.writer.append(one.record, each.received)
                 await self.writer.commit()
             except Exception as error:
                 self._landed += landed
@@ -121,31 +137,55 @@ class Answers:
                         each.future.exception()
                 continue
             self.commits += 1
-            for each, (mine, digest, answer, _) in zip(batch, kept, strict=True):
-                if mine:
+            for each, (to_land, one) in zip(batch, kept, strict=True):
+                if to_land:
                     self._landed.append(each.request_id)
                 self._flying.pop(each.request_id, None)
                 if not each.future.done():
-                    each.future.set_result((digest, answer))
+                    each.future.set_result(one)
+        self._committing = []
         self._running = False
 
-    def _store(self, batch: list[_Waiting], landed: list[str]) -> list[tuple[bool, bytes, bytes, bytes]]:
-        """Runs in the thread: (to be landed, digest, answer, record) of each, by whoever was first."""
+    def _answer_late(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer those whose deadline has come; they go on being made durable, and who asks again waits for that."""
+        now = loop.time()
+        for each in (*self._committing, *self._waiting):
+            if each.late_at <= now and not each.future.done():
+                earlier = self._row(each.request_id)
+                if earlier is not None and earlier[0] != each.digest:
+                    continue  # a repetition of another process's request: only that one's answer will do
+                if earlier is not None and earlier[1] != each.record:
+                    each.future.set_result(Kept(*earlier, mine=False, landed=False))
+                else:
+                    each.future.set_result(Kept(each.digest, each.record, mine=True, landed=False))
+                each.future = self._flying[each.request_id] = loop.create_future()
+                each.late_at = now + 3600.0
+        busy = self._committing or self._waiting
+        self._sweep = loop.call_later(SWEEP_SECONDS, self._answer_late, loop) if busy else None
+
+    def _row(self, request_id: str) -> tuple[bytes, bytes] | None:
+        row: tuple[bytes, bytes] | None = self._reader.execute(
+            "SELECT digest, record FROM answers WHERE request_id = ?", (request_id,)
+        ).fetchone()
+        return row
+
+    def _store(self, batch: list[_Waiting], landed: list[str]) -> list[tuple[bool, Kept]]:
+        """Runs in the thread: whether it has to be landed, and what the request id has, by whoever was first."""
         database = self._database
         kept = []
         database.execute("BEGIN IMMEDIATE")
         try:
             database.executemany("UPDATE answers SET landed = 1 WHERE request_id = ?", [(each,) for each in landed])
             for each in batch:
-                row = (each.request_id, each.digest, each.answer, each.record, int(each.received.timestamp() * 1e6))
-                fresh = database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, 0)", row).rowcount
+                row = (each.request_id, each.digest, each.record, int(each.received.timestamp() * 1e6))
+                fresh = database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, 0)", row).rowcount
                 if fresh:
-                    kept.append((True, each.digest, each.answer, each.record))
+                    kept.append((True, Kept(each.digest, each.record, mine=True)))
                     continue
-                digest, answer, record, is_landed = database.execute(
-                    "SELECT digest, answer, record, landed FROM answers WHERE request_id = ?", (each.request_id,)
+                digest, record, is_landed = database.execute(
+                    "SELECT digest, record, landed FROM answers WHERE request_id = ?", (each.request_id,)
                 ).fetchone()
-                kept.append((not is_landed, digest, answer, record))
+                kept.append((not is_landed, Kept(digest, record, mine=False)))
             if time.monotonic() - self._forgotten > 600:
                 self._forgotten = time.monotonic()
                 before = self._clock() - KEEP_HOURS * 3_600_000_000
@@ -169,10 +209,10 @@ class Answers:
                 if self.writer.has_closing:
                     await self.writer.commit()
 
-    def read_back(self, read: Callable[[bytes], tuple[str, bytes, bytes]], hours: int = READ_BACK_HOURS) -> int:
+    def read_back(self, read: Callable[[bytes], tuple[str, bytes]], hours: int = READ_BACK_HOURS) -> int:
         """At the start: what the landing has and SQLite lost with the power; gives how many.
 
-        `read` gives (request id, digest of the request, answer) of a landed line.
+        `read` gives (request id, digest of the request) of a landed line.
         """
         found = 0
         hour = hour_of(datetime.fromtimestamp(self._clock() / 1e6, UTC))
@@ -180,10 +220,9 @@ class Answers:
         for back in range(hours + 1):
             for file in self.landing.files(hour - timedelta(hours=back)):
                 for line in self.landing.read(file).splitlines():
-                    request_id, digest, answer = read(line)
-                    row = (request_id, digest, answer, line, self._clock())
+                    row = (*read(line), line, self._clock())
                     found += self._database.execute(
-                        "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, 1)", row
+                        "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, 1)", row
                     ).rowcount
         self._database.execute("COMMIT")
         return found

@@ -19,7 +19,7 @@ from ..fraud.online import OnlineFeatures
 from ..fraud.tree import Fact
 from ..landing import open_landing
 from ..settings import Settings
-from .answers import Answers, BusyError
+from .answers import Answers, BusyError, Kept
 from .bench import Benches
 from .judge import (
     BadRequestError,
@@ -69,10 +69,10 @@ def digest_of_request(event: str, entities: Mapping[str, str], facts: Mapping[st
     return hashlib.blake2b(msgspec.json.encode([event, entities, facts], order="sorted"), digest_size=16).digest()
 
 
-def _landed_answer(line: bytes) -> tuple[str, bytes, bytes]:
+def _landed_request(line: bytes) -> tuple[str, bytes]:
     record = record_of(line)
     digest = digest_of_request(record.answer.event, record.entities, record.given)
-    return record.request_id, digest, _encode(record.answer)
+    return record.request_id, digest
 
 
 class DecisionService:
@@ -97,7 +97,7 @@ class DecisionService:
     async def start(self) -> None:
         """Finish what a predecessor left, load what is in force, and keep both up to date."""
         await asyncio.to_thread(self.answers.landing.finish_dead)
-        await asyncio.to_thread(self.answers.read_back, _landed_answer)
+        await asyncio.to_thread(self.answers.read_back, _landed_request)
         await asyncio.to_thread(self.answers.land_again)
         await asyncio.to_thread(self.benches.load)
         self._tasks = [asyncio.create_task(self.benches.watch()), asyncio.create_task(self.answers.keep_landing())]
@@ -120,10 +120,7 @@ class DecisionService:
         answers = self.answers
         flying = answers.flying(request.request_id)
         if flying is not None:
-            return self._same(request.request_id, digest, await self._durable(flying))
-        known = answers.known(request.request_id)
-        if known is not None:
-            return self._same(request.request_id, digest, known)
+            return self._same(request.request_id, digest, await self._durable(asyncio.shield(flying)))
         bench = self.benches.by_event.get(request.event)
         if bench is None:
             near = suggestion(request.event, self.benches.by_event)
@@ -151,35 +148,36 @@ class DecisionService:
         if judged.answer.fallback:
             key = f"fallback_{judged.answer.fallback}"
             self.counts[key] = self.counts.get(key, 0) + 1
-        answer = _encode(judged.answer)
+        rest = deadline - (time.perf_counter() - started)
         try:
-            durable = answers.keep(request.request_id, digest, answer, landed_line(judged.record), now)
+            durable = answers.keep(request.request_id, digest, landed_line(judged.record), now, rest)
         except BusyError:
             raise BadRequestError(503, "Too many decisions wait for the disk.") from None
-        rest = deadline - (time.perf_counter() - started)
-        if not durable.done():
-            done, _ = await asyncio.wait([durable], timeout=max(rest, 0.0))
-            if not done:
-                # The person does not wait for the disk: the answer says that it is not landed yet, and it goes on being.
-                self.counts["not_landed"] = self.counts.get("not_landed", 0) + 1
-                return answer.replace(*_NOT_LANDED)
-        return self._same(request.request_id, digest, await self._durable(durable))
+        kept = await self._durable(durable)
+        if not kept.landed:
+            # The person does not wait for the disk: the answer says that it is not landed yet, and it goes on being.
+            self.counts["not_landed"] = self.counts.get("not_landed", 0) + 1
+        if kept.mine:
+            return _encode(judged.answer) if kept.landed else _encode(judged.answer).replace(*_NOT_LANDED)
+        return self._same(request.request_id, digest, kept)
 
     def record(self, request_id: str) -> Record | None:
         """The record of a decision."""
         raw = self.answers.record(request_id)
         return None if raw is None else record_of(raw)
 
-    async def _durable(self, future: "asyncio.Future[tuple[bytes, bytes]]") -> tuple[bytes, bytes]:
+    async def _durable(self, future: "asyncio.Future[Kept]") -> Kept:
         try:
-            return await asyncio.shield(future)
+            return await future
         except BusyError as error:
             raise BadRequestError(503, f"The decision could not be made durable: {error}") from None
 
-    def _same(self, request_id: str, digest: bytes, known: tuple[bytes, bytes]) -> bytes:
-        if known[0] != digest:
+    def _same(self, request_id: str, digest: bytes, kept: Kept) -> bytes:
+        """The answer that a request id has; 409 where it is another request's."""
+        if kept.digest != digest:
             problem = FactProblem(
                 "/request_id", "conflict", f"{request_id} was another request", "give every request its own id"
             )
             raise BadRequestError(409, "The request id was used before, with another body.", [problem])
-        return known[1]
+        answer = _encode(record_of(kept.record).answer)
+        return answer if kept.landed else answer.replace(*_NOT_LANDED)

@@ -84,6 +84,17 @@ class _Stream:
     first_cache: OrderedDict[str, list[int | None]] = field(default_factory=OrderedDict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to look at for some features: streams with their features (place of series, type of column), and ratios."""
+
+    streams: tuple[
+        tuple[_Stream, tuple[tuple[Feature, int, str], ...], tuple[tuple[Feature, int], ...]],
+        ...,
+    ]
+    ratios: tuple[Feature, ...]
+
+
 class OnlineFeatures:
     """The state of one entity's features, in one SQLite file (`:memory:` without a path).
 
@@ -98,6 +109,7 @@ class OnlineFeatures:
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._streams, self._by_event = _streams(entity)
+        self._plans: dict[frozenset[str] | None, _Plan] = {}
         self._prepare()
         self._known = self._load_watermark()
         self._since_clean_up = 0
@@ -140,12 +152,44 @@ class OnlineFeatures:
         if key is None:
             return {feature.name: None for feature in self.entity.features}
         self._refresh()
-        for stream in self._streams:
-            self._answer(stream, key, moment, found, names)
-        for feature in self.entity.features:
-            if feature.aggregation == "ratio" and (names is None or feature.name in names):
-                found[feature.name] = _ratio(feature, found)
+        plan = self._plans.get(names)
+        if plan is None:
+            plan = self._plans[names] = self._plan(names)
+        for stream, windowed, firsts in plan.streams:
+            if windowed:
+                series = self._series(stream, key)
+                for feature, position, held in windowed:
+                    found[feature.name] = _aggregate(feature, series[position], moment, held)
+            if firsts:
+                times = self._firsts(stream, key)
+                for feature, position in firsts:
+                    first = times[position]
+                    if first is not None and first < moment:
+                        found[feature.name] = _elapsed(feature, moment - first)
+                    else:
+                        found[feature.name] = feature.no_data
+        for feature in plan.ratios:
+            found[feature.name] = _ratio(feature, found)
         return found
+
+    def _plan(self, names: frozenset[str] | None) -> "_Plan":
+        """Which streams have to be looked at for some features."""
+        streams = []
+        for stream in self._streams:
+            windowed = tuple(
+                (feature, position, self.entity.columns[feature.event].get(feature.of, ""))
+                for feature, position in stream.features
+                if names is None or feature.name in names
+            )
+            firsts = tuple(
+                (feature, position)
+                for position, (feature, _) in enumerate(stream.firsts)
+                if names is None or feature.name in names
+            )
+            if windowed or firsts:
+                streams.append((stream, windowed, firsts))
+        ratios = (each for each in self.entity.features if each.aggregation == "ratio")
+        return _Plan(tuple(streams), tuple(each for each in ratios if names is None or each.name in names))
 
     def _apply(self, event: Event) -> int:
         streams = self._by_event.get(event.event)
@@ -189,27 +233,6 @@ class OnlineFeatures:
                 self._database.execute(
                     "INSERT INTO firsts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET happened = excluded.happened",
                     (stream.number, position, key, event.happened),
-                )
-
-    def _answer(
-        self, stream: _Stream, key: str, moment: int, found: dict[str, Fact], names: frozenset[str] | None
-    ) -> None:
-        wanted = stream.features
-        if names is not None:
-            wanted = tuple(each for each in wanted if each[0].name in names)
-        if wanted:
-            series = self._series(stream, key)
-            for feature, position in wanted:
-                found[feature.name] = _aggregate(feature, series[position], moment, self.entity)
-        if stream.firsts:
-            times = self._firsts(stream, key)
-            for position, (feature, _) in enumerate(stream.firsts):
-                if names is not None and feature.name not in names:
-                    continue
-                first = times[position]
-                visible = first is not None and first < moment
-                found[feature.name] = (
-                    _elapsed(feature, moment - first) if visible and first is not None else feature.no_data
                 )
 
     def _series(self, stream: _Stream, key: str) -> list[_Series]:
@@ -397,13 +420,12 @@ def _add(stream: _Stream, series: list[_Series], place: tuple[int, int, str], va
         each.add(place, value, measure.exact(value) if measure.exact is not None else None)
 
 
-def _aggregate(feature: Feature, series: _Series, moment: int, entity: EntityFeatures) -> Fact:
+def _aggregate(feature: Feature, series: _Series, moment: int, held: str) -> Fact:
     assert feature.window is not None
     low = bisect_left(series.order, (moment - feature.window,))
     high = bisect_left(series.order, (moment,))
     if low == high:
         return feature.no_data
-    held = entity.columns[feature.event].get(feature.of, "")
     match feature.aggregation:
         case "count":
             return high - low
