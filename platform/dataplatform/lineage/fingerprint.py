@@ -28,13 +28,18 @@ def folded(text: str) -> str:
     """The text with what differs from run to run folded away."""
     lower = text.lower()
     if any(word in lower for word in _AS_WRITTEN):
-        return " ".join(text.split())
+        return " ".join(_QUOTED.sub(_uncommented, text).split())
     text = " ".join(_QUOTED.sub(_unquoted, text).split())
     text = _SHARD.sub("_*", text)
     text = _ORDINALS.sub(_ordinals, text)
     text = _NUMBER.sub(_number, text)
     text = _LIST.sub(_list, text)
     return _ROWS.sub(r"\1", text)
+
+
+def _uncommented(match: re.Match[str]) -> str:
+    piece = match.group()
+    return piece if piece[0] in "'\"`" else " "
 
 
 def _unquoted(match: re.Match[str]) -> str:
