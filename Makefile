@@ -19,7 +19,7 @@ demo: setup
 	@.venv/bin/dataplatform demo $(if $(ONCE),--once)
 
 test: setup
-	@.venv/bin/pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
+	@.venv/bin/pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 check: setup
 	.venv/bin/ruff check .
