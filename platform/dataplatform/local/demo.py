@@ -166,7 +166,7 @@ def simulate(demo: Demo) -> None:
         demo.sent[hour] = SimulatedHour(sent.acknowledged[hour], sent.uncertain == 0, account)
     _write_record(demo.record, demo.sent)
     progress.end(
-        f"{sent.acknowledged.total():,} events of {len(demo.contracts.events)} types for {len(hours)} hours acknowledged in "
+        f"{sent.acknowledged.total():,} events of {len(demo.contracts.events)} types for {len(hours)} hour{'s' if len(hours) > 1 else ''} acknowledged in "
         f"{seconds:.1f} s; {sent.refused:,} of them refused, and kept with their reasons"
     )
 
