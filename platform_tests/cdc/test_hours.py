@@ -1,0 +1,190 @@
+"""Landed hours in the warehouse: evolution, history, kept deletions, any order, a broken file; reconciliation and repair."""
+
+import gzip
+import json
+import random
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from source_lab import HOUR, Background, Lab, soon
+
+from dataplatform.cdc.buckets import bucket_of
+from dataplatform.cdc.changes import Change, decode, fold, line_of, time_text
+from dataplatform.cdc.positions import Position
+from dataplatform.cdc.reconcile import reconcile, repair
+from dataplatform.cdc.state import CollectionState, PositionFile, UnitState
+from dataplatform.errors import PlatformError
+from dataplatform.lease import Holder
+
+
+def json_of(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def test_a_collection_through_three_syncs(lab: Lab) -> None:
+    """Types come, widen, conflict, widen below a STRUCT (a rewrite); deletions are kept; every state can be asked for; then
+    rows of the table are broken, found and repaired."""
+    contract = lab.contract("docs", "deletes: keep\nfields:\n  - {path: pinned, type: NUMERIC, description: Money.}\n")
+    lab.db.docs.insert_many([{"_id": n, "n": n, "o": {"a": n}, "l": [n]} for n in range(4)])
+    lab.capture()
+    lab.db.docs.insert_one({"_id": "v", "v": 1})
+    time.sleep(0.05)
+    middle = datetime.now(UTC)
+    time.sleep(0.05)
+    lab.db.docs.replace_one({"_id": "v"}, {"v": 2})
+    lab.sync()
+    lab.assert_equal("docs")
+    rows = lab.query(
+        "SELECT document FROM `{as_of}` WHERE _id = '\"v\"' AND TIMESTAMP '{at}' >= valid_from AND TIMESTAMP '{at}' < valid_to",
+        at=middle.isoformat(),
+        **lab.names("docs"),
+    )
+    assert rows == [{"document": '{"_id":"v","v":{"$numberInt":"1"}}'}]
+
+    lab.db.docs.insert_one({"_id": "text", "n": "5", "o": [1], "pinned": "no number"})
+    lab.db.docs.insert_one({"_id": "double", "n": 2.5, "pinned": 3})
+    lab.db.docs.delete_one({"_id": 2})
+    lab.sync()
+    lab.assert_equal("docs")
+    typed = lab.typed("docs")
+    assert typed['"text"']["n"] is None
+    left = {"/n": "5", "/o": [{"$numberInt": "1"}], "/pinned": "no number"}
+    assert json_of(typed['"text"']["_unmapped"]) == left
+    assert (typed['"double"']["n"], typed['"double"']["pinned"]) == (2.5, 3)
+    assert (typed['{"$numberInt":"3"}']["n"], typed['{"$numberInt":"3"}']["o"]) == (3.0, {"a": 3})
+    kept = lab.query("SELECT n FROM `{typed}` WHERE _deleted", **lab.names("docs"))
+    assert kept == [{"n": 2.0}]
+    steps = lab.steps("docs")
+    assert ("/n", "widened", "INT64", "FLOAT64") in steps
+    assert ("/n", "conflict", "FLOAT64", "string") in steps
+    assert ("/o", "conflict", "STRUCT", "array") in steps
+
+    lab.db.docs.insert_one({"_id": "rewrite", "o": {"a": 1.5, "b": "new"}, "l": [0.5]})
+    lab.sync()
+    lab.assert_equal("docs")
+    typed = lab.typed("docs")
+    assert (typed['"rewrite"']["o"], typed['"rewrite"']["l"]) == ({"a": 1.5, "b": "new"}, [0.5])
+    assert typed['{"$numberInt":"3"}']["o"] == {"a": 3.0, "b": None}
+
+    hours = lab.hours()
+    assert hours.due(soon()) == []
+    names = lab.names("docs")
+    hours.warehouse.script(
+        f"DELETE FROM `{names['raw']}` WHERE _id = '\"v\"';\n"
+        f"UPDATE `{names['raw']}` SET document = '{{}}' WHERE _id = '\"text\"';\n"
+        f"INSERT INTO `{names['raw']}` (_id, document, deleted, position, bucket) VALUES"
+        f" ('\"extra\"', '{{}}', FALSE, '0000000001.0000000001.0000000', DATE '{bucket_of(chr(34) + 'extra' + chr(34))}')"
+    )
+    lab.db.docs.insert_one({"_id": "on its way"})
+    background = Background(lab)
+    found = reconcile(lab.settings, hours, contract)
+    assert {(one.key, one.kind) for one in found.differences} == {
+        ('"v"', "missing"),
+        ('"text"', "different"),
+        ('"extra"', "extra"),
+    }
+    assert found.moved_on == 1
+    assert not found.ok
+    repair(lab.settings, hours, contract, [one.key for one in found.differences])
+    background.end()
+    lab.sync()
+    lab.assert_equal("docs")
+    background = Background(lab)
+    assert reconcile(lab.settings, lab.hours(), contract, everything=True).ok
+    background.end()
+
+
+def test_random_changes_in_any_order_fold_the_same_in_sql(lab: Lab) -> None:
+    """Hours of random changes (drops and late files among them), applied in random order and again, are what `fold` says."""
+    contract = lab.contract("docs")
+    rng = random.Random(11)
+    start = soon() - 4 * HOUR
+    hours = lab.hours()
+    landing = hours.landings[contract.namespace]
+    every: list[Change] = []
+    for hour in range(3):
+        lines = []
+        for number in range(60):
+            second = int((start + hour * HOUR).timestamp()) + number * 50
+            key = f'{{"$numberInt":"{rng.randrange(12)}"}}'
+            operation = rng.choice(
+                ["insert", "update", "update", "replace", "delete", "lost", "drop" if number == 30 else "insert"]
+            )
+            document = (
+                None if operation in ("delete", "lost", "drop") else f'{{"_id":{key},"v":{{"$numberInt":"{number}"}}}}'
+            )
+            line = line_of(
+                "update" if operation == "lost" else operation,
+                None if operation == "drop" else key,
+                document,
+                Position(second, 1, rng.randrange(2)),
+                changed_at=time_text(second * 1000),
+                captured_at=time_text(second * 1000 + 5),
+                bucket=None if operation == "drop" else bucket_of(key),
+            )
+            lines += [line] * rng.choice([1, 1, 2])
+        rng.shuffle(lines)
+        for part in range(2):
+            name = f"f{hour}-{part}.ndjson.gz"
+            landing.put(start + hour * HOUR, name, gzip.compress("\n".join(lines[part::2]).encode()))
+        every += [decode(line.encode()) for line in lines]
+    positions = PositionFile(lab.settings, lab.unit)
+    positions.file.write(
+        _state(
+            UnitState(
+                holder=None,
+                passed=(int(soon().timestamp()), 0),
+                collections={contract.namespace: CollectionState(start)},
+            )
+        ),
+        None,
+    )
+    hours.close(start + 3 * HOUR)
+    for hour in (2, 0, 1, 0):
+        hours.materialise([contract.namespace], start + hour * HOUR, start + (hour + 1) * HOUR)
+    expected = {key: (one.document, one.deleted, one.position) for key, one in fold(every).items()}
+    rows = lab.query("SELECT _id, document, deleted, position FROM `{raw}`", **lab.names("docs"))
+    assert {row["_id"]: (row["document"], row["deleted"], row["position"]) for row in rows} == expected
+    typed = {key: row["_position"] for key, row in lab.typed("docs").items()}
+    assert typed == {key: position for key, (_, deleted, position) in expected.items() if not deleted}
+    history = {(row["position"], row["_id"], row["operation"]) for row in lab.history("docs")}
+    assert len(lab.history("docs")) == len(history)
+    assert history == {(one.position, one.key, one.operation) for one in every}
+
+
+def _state(state: UnitState) -> bytes:
+    import msgspec
+
+    return msgspec.json.encode(state)
+
+
+def test_an_unreadable_landed_file_stops_only_its_collection(lab: Lab) -> None:
+    bad = lab.contract("bad")
+    lab.contract("good")
+    lab.db.bad.insert_one({"_id": 1})
+    lab.db.good.insert_one({"_id": 1})
+    lab.capture()
+    hours = lab.hours()
+    start = soon() - HOUR
+    file = hours.landings[bad.namespace].put(start, "torn.ndjson.gz", b"\x1f\x8b\x08\x00torn")
+    hours.close(soon())
+    done = {one.contract.collection: one for one in hours.materialise(lab.contracts, start, soon())}
+    assert done["good"].error is None
+    assert isinstance(done["bad"].error, PlatformError)
+    assert file.uri(hours.landings[bad.namespace]) in str(done["bad"].error)
+    assert "not gzip" in str(done["bad"].error)
+    lab.assert_equal("good")
+
+
+def test_a_holder_of_another_machine_is_waited_for(lab: Lab) -> None:
+    """A lease of a machine that cannot be asked counts until it has not been renewed for a while."""
+    lab.contract("docs")
+    positions = PositionFile(lab.settings, lab.unit)
+    holder = Holder("capture", "elsewhere", 1, 0.0, time.time() - 5)
+    version = positions.file.write(_state(UnitState(holder=holder)), None)
+    result = lab.run("cdc", "capture", "--once")
+    assert "process 1 on elsewhere" in result.stderr
+    gone = Holder("capture", "elsewhere", 1, 0.0, time.time() - 31)
+    positions.file.write(_state(UnitState(holder=gone)), version)
+    assert lab.capture().epoch == 1
