@@ -122,7 +122,7 @@ class Running:
         return records
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, auth=("local", ""), timeout=8)
+        return httpx.Client(base_url=self.url, auth=("local", ""), timeout=30)
 
     def post(self, body: bytes | str, path: str = "/v1/events", **headers: str) -> httpx.Response:
         with self.client() as client:
@@ -131,7 +131,7 @@ class Running:
             )
 
     def socket(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=8)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
     def metrics(self) -> dict[str, float]:
         lines = httpx.get(f"{self.url}/metrics").text.splitlines()

@@ -145,7 +145,7 @@ def test_a_body_cut_in_half_is_not_stored(collector: Running) -> None:
     with collector.socket() as connection:
         whole = request(one("half"))
         connection.sendall(whole[: len(whole) // 2 + 40])
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while collector.metrics()["collector_aborted_requests_total"] == before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert collector.metrics()["collector_aborted_requests_total"] == before + 1
@@ -157,7 +157,7 @@ def test_a_client_that_is_gone_before_the_answer_sends_again(collector: Running)
     for _ in range(2):
         with collector.socket() as connection:
             connection.sendall(request(one("gone")))
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while (count := landed_ids(collector).count("gone")) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert count == 2
@@ -229,7 +229,7 @@ def test_slow_clients_are_told_and_silent_ones_closed(start: Start) -> None:
             assert [answer[0] for answer in read_answers(slow)] == [408]
         assert read_answers(silent) == []
         assert read_answers(kept) == []
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 20
     assert landed_ids(collector) == ["kept"]
 
 
