@@ -6,6 +6,7 @@ import sys
 import threading
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import click
 import msgspec
@@ -155,6 +156,18 @@ def repair(collection: str, keys: tuple[str, ...]) -> None:
         return
     file, count = correct(settings, hours, contract, keys)
     click.echo(f"{collection}: {count} corrections landed in {file}; `dataplatform catch-up` applies them")
+
+
+@cdc.command("import")
+@click.option("--connection", required=True, help="The connection whose capture the other engine is.")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def import_(connection: str, files: tuple[Path, ...]) -> None:
+    """Land FILES of Debezium's or Flink CDC's MongoDB envelopes, one message a line, in their order."""
+    from .envelopes import import_envelopes
+
+    settings = get_settings()
+    for name, count in sorted(import_envelopes(settings, _collections(settings).contracts, connection, files).items()):
+        click.echo(f"{name}: {count} records landed")
 
 
 def _serve_metrics(settings: Settings, port: int) -> None:

@@ -264,7 +264,7 @@ def history_sql(tables: Tables, start: str, end: str, snapshot_hours: Mapping[st
     hour = "TIMESTAMP_TRUNC(TIMESTAMP_SECONDS(CAST(SUBSTR(position, 1, 10) AS INT64)), HOUR)"
     if snapshot_hours:
         cases = " ".join(f"WHEN {text(at)} THEN TIMESTAMP {text(h)}" for at, h in sorted(snapshot_hours.items()))
-        hour = f"IF(operation = 'snapshot', CASE position {cases} END, {hour})"
+        hour = f"IF(operation = 'snapshot', CASE position {cases} ELSE {hour} END, {hour})"
     fields = ", ".join(f"`{name}`" for name in names[1:])
     all_fields = ", ".join(f"`{name}`" for name in names)
     return f"""\

@@ -1,0 +1,261 @@
+"""Change records of other engines: the JSON envelopes of Debezium's and Flink CDC's MongoDB connectors, as ours.
+
+Whoever runs such an engine lands its messages, one a line; `dataplatform cdc import` (or a stream processor that calls
+`record_of`) turns them into records of our form, and everything after the landing is the same.
+
+Positions. Both envelopes carry the cluster time: Debezium as `source.ts_ms` and `source.ord` (the increment), Flink CDC as
+`clusterTime`/`source.ts_ms`. Neither numbers the events of a transaction, so the ordinal is counted in the order of the lines, as in
+our own capture; the messages of one collection must be read in their order (one partition a collection, or a key of the
+collection's name).
+"""
+
+import gzip
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from bson import Timestamp
+
+from ..contracts.collections import CollectionContract
+from ..errors import PlatformError
+from ..settings import Settings
+from .buckets import bucket_of
+from .changes import line_of, time_text
+from .extended_json import canonical, parse
+from .positions import SNAPSHOT_ORDINAL, Ordinals, Position
+from .state import CollectionState, PositionFile, Unit, UnitState, hour_of_position, landing_of
+from .stream import before
+
+_DEBEZIUM = {"c": "insert", "u": "update", "d": "delete", "r": "snapshot"}
+_FLINK = frozenset({"insert", "update", "replace", "delete", "drop", "rename", "dropDatabase"})
+
+
+class EnvelopeError(PlatformError):
+    """A message that is none of the envelopes known here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """One record of ours and where it belongs."""
+
+    namespace: str
+    position: Position
+    line: str
+
+
+@dataclass
+class EnvelopeReader:
+    """Reads the messages of one stream in their order. `captured_at` is RFC 3339 of when they were landed."""
+
+    captured_at: str
+    ordinals: Ordinals = field(default_factory=Ordinals)
+
+    def read(self, messages: Iterable[bytes], where: str = "message") -> Iterator[Imported]:
+        """Our records of these messages; tombstones (empty messages after a delete) and heartbeats give none."""
+        for number, message in enumerate(messages, 1):
+            if not message.strip() or message.strip() == b"null":
+                continue
+            try:
+                data = json.loads(message)
+            except json.JSONDecodeError as error:
+                raise EnvelopeError(
+                    f"not JSON: {error}", where=f"{where}:{number}", fix="land one message a line"
+                ) from None
+            yield from self._one(data, f"{where}:{number}")
+
+    def _one(self, data: Any, where: str) -> Iterator[Imported]:
+        if isinstance(data, dict) and "schema" in data and "payload" in data:  # Kafka Connect's JSON with schemas
+            data = data["payload"]
+        if data is None:
+            return
+        if not isinstance(data, dict):
+            raise EnvelopeError("not an object", where=where, fix="land Debezium's or Flink CDC's JSON")
+        if "op" in data and "source" in data:
+            yield self._debezium(data, where)
+        elif data.get("operationType") in _FLINK:
+            yield self._flink(data, where)
+        elif "ts_ms" in data and len(data) == 1:  # Debezium's heartbeat
+            return
+        else:
+            fix = "land the whole envelope: without the transform that unwraps `after`"
+            raise EnvelopeError("neither Debezium's nor Flink CDC's envelope", where=where, fix=fix)
+
+    def _debezium(self, data: dict[str, Any], where: str) -> Imported:
+        """`before`, `after`, `updateDescription`, `source`, `op`, `ts_ms`; documents are Extended JSON texts."""
+        source = data["source"]
+        operation = _DEBEZIUM.get(data["op"])
+        if operation is None:
+            raise EnvelopeError(f"unknown op {data['op']!r}", where=where, fix="c, u, d and r are known")
+        document = _document(data.get("after"))
+        change = data.get("updateDescription")
+        if operation == "update" and change is None and document is not None:
+            operation = "replace"
+        key = None
+        if document is not None:
+            key = canonical(document["_id"])
+        elif data.get("before"):
+            key = canonical(_must(_document(data["before"]), where)["_id"])
+        elif data.get("_key") is not None:
+            key = _key(data["_key"])
+        if key is None:
+            fix = "set capture.mode=change_streams_update_full_with_pre_image, or land the message's key as `_key`"
+            raise EnvelopeError("a delete without its key", where=where, fix=fix)
+        milliseconds = int(source["ts_ms"])
+        cluster = Timestamp(milliseconds // 1000, int(source.get("ord") or 0))
+        wall = source.get("wallTime")
+        return self._record(
+            operation,
+            f"{source['db']}.{source['collection']}",
+            key,
+            document,
+            time=cluster,
+            milliseconds=int(wall) if wall else milliseconds,
+            update=None if change is None else json.dumps(change, ensure_ascii=False, separators=(",", ":")),
+            transaction=_transaction(source),
+        )
+
+    def _flink(self, data: dict[str, Any], where: str) -> Imported:
+        """A change stream event with Extended JSON texts in `documentKey`, `fullDocument`, and Debezium's `source`."""
+        operation = str(data["operationType"])
+        source = data.get("source") or {}
+        if operation == "insert" and str(source.get("snapshot")) == "true":
+            operation = "snapshot"
+        ns = data["ns"]
+        namespace = f"{ns['db']}.{ns.get('coll', '')}"
+        cluster = _cluster_time(data.get("clusterTime"), source, data)
+        milliseconds = int(source.get("ts_ms") or data.get("ts_ms") or 0) or cluster.time * 1000
+        if operation in ("drop", "rename", "dropDatabase"):
+            return self._record(operation, namespace, None, None, time=cluster, milliseconds=milliseconds)
+        key_document = _must(_document(data.get("documentKey")), where)
+        identity = key_document.get("_id", key_document)
+        change = data.get("updateDescription")
+        return self._record(
+            operation,
+            namespace,
+            canonical(identity),
+            _document(data.get("fullDocument")),
+            time=cluster,
+            milliseconds=milliseconds,
+            update=None if change is None else json.dumps(change, ensure_ascii=False, separators=(",", ":")),
+        )
+
+    def _record(
+        self,
+        operation: str,
+        namespace: str,
+        key: str | None,
+        document: dict[str, Any] | None,
+        *,
+        time: Timestamp,
+        milliseconds: int,
+        update: str | None = None,
+        transaction: str | None = None,
+    ) -> Imported:
+        if operation == "snapshot":
+            position = Position(time.time, time.inc, SNAPSHOT_ORDINAL)
+        else:
+            position = self.ordinals.next(time, namespace)
+        line = line_of(
+            operation,
+            key,
+            None if document is None or operation == "delete" else canonical(document),
+            position,
+            changed_at=time_text(milliseconds),
+            captured_at=self.captured_at,
+            bucket=None if key is None else bucket_of(key),
+            update=update,
+            transaction=transaction,
+        )
+        return Imported(namespace, position, line)
+
+
+def import_envelopes(
+    settings: Settings,
+    contracts: Mapping[str, CollectionContract],
+    connection: str,
+    files: Iterable[Path],
+) -> dict[str, int]:
+    """Land the messages of these files, in their order, for the contracted collections of a connection; how many of each.
+
+    The engine that wrote them is then the connection's capture: the position file says how far it is, so that its hours become
+    complete, and our own capture is fenced off while this runs. Importing a file again lands the same positions again.
+    """
+    unit = Unit(connection)
+    positions = PositionFile(settings, unit)
+    state = positions.acquire("cdc import")
+    landings = {name: landing_of(settings, one) for name, one in contracts.items() if one.connection == connection}
+    reader = EnvelopeReader(time_text(time.time_ns() // 1_000_000))
+    if state.ordinals is not None:
+        reader.ordinals = Ordinals.load(state.ordinals)
+    counts: dict[str, int] = {}
+    last: dict[str, Position] = {}
+    try:
+        for sequence, file in enumerate(files, 1):
+            lines: dict[tuple[str, datetime], list[str]] = {}
+            with file.open("rb") as messages:
+                for one in reader.read(messages, where=str(file)):
+                    if one.namespace not in landings:
+                        continue
+                    lines.setdefault((one.namespace, hour_of_position(one.position)), []).append(one.line)
+                    counts[one.namespace] = counts.get(one.namespace, 0) + 1
+                    if one.position.ordinal != SNAPSHOT_ORDINAL:
+                        last[one.namespace] = one.position
+            for (name, hour), some in lines.items():
+                data = gzip.compress(("\n".join(some) + "\n").encode(), compresslevel=1, mtime=0)
+                landings[name].put(hour, f"{state.epoch:06d}-{sequence:06d}-import.ndjson.gz", data)
+
+            def change(state: UnitState, lines: dict[tuple[str, datetime], list[str]] = lines) -> None:
+                state.ordinals = reader.ordinals.dump()
+                for (name, hour), some in lines.items():
+                    collection = state.collections.setdefault(name, CollectionState(hour))
+                    collection.since = min(collection.since, hour)
+                    collection.changes += len(some)
+                    if name in last:
+                        collection.position = str(last[name])
+                newest = max(last.values(), default=None)
+                if newest is not None:
+                    state.passed = max(state.passed, before(Timestamp(newest.t, newest.i)))
+
+            positions.commit(change)
+    finally:
+        positions.release()
+    return counts
+
+
+def _document(text: Any) -> dict[str, Any] | None:
+    """A document of Extended JSON (canonical or relaxed), given as text or as an object."""
+    if text is None or text == "":
+        return None
+    found = parse(text if isinstance(text, str) else json.dumps(text))
+    return found if isinstance(found, dict) else None
+
+
+def _must(document: dict[str, Any] | None, where: str) -> dict[str, Any]:
+    if document is None:
+        raise EnvelopeError("no key", where=where, fix="land the whole envelope")
+    return document
+
+
+def _key(text: Any) -> str:
+    """Key of a Debezium message: `{"id": "<Extended JSON of the _id>"}`."""
+    if isinstance(text, dict) and "id" in text:
+        text = text["id"]
+    return canonical(parse(text if isinstance(text, str) else json.dumps(text)))
+
+
+def _transaction(source: dict[str, Any]) -> str | None:
+    number = source.get("txnNumber")
+    return None if number is None else f"{source.get('lsid') or ''}:{number}"
+
+
+def _cluster_time(value: Any, source: dict[str, Any], data: dict[str, Any]) -> Timestamp:
+    if isinstance(value, str):
+        value = json.loads(value)
+    if isinstance(value, dict) and "$timestamp" in value:
+        return Timestamp(int(value["$timestamp"]["t"]), int(value["$timestamp"]["i"]))
+    milliseconds = int(source.get("ts_ms") or data.get("ts_ms") or 0)
+    return Timestamp(milliseconds // 1000, int(source.get("ord") or 0))

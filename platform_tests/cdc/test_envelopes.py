@@ -1,0 +1,55 @@
+"""Debezium's and Flink CDC's envelopes, from cases as data, read in their order by one reader."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dataplatform.cdc.envelopes import EnvelopeError, EnvelopeReader, import_envelopes
+from dataplatform.cdc.hours import CollectionHours
+from dataplatform.cdc.state import PositionFile, Unit
+from dataplatform.contracts.collections import load_collections
+from dataplatform.local.servers import CHECKOUT
+from dataplatform.settings import Settings
+
+CASES = json.loads((Path(__file__).parent / "cases" / "envelopes.json").read_text())
+
+
+def test_envelopes_become_our_records() -> None:
+    reader = EnvelopeReader("2026-11-24T08:00:00.000Z")
+    for case in CASES:
+        if "error" in case:
+            continue
+        found = list(reader.read([json.dumps(case["message"]).encode(), b"", b"null"]))
+        if case["record"] is None:
+            assert found == [], case["name"]
+            continue
+        (one,) = found
+        record = json.loads(one.line)
+        assert one.namespace == case["namespace"], case["name"]
+        assert {key: record.get(key) for key in case["record"]} == case["record"], case["name"]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "error" in case], ids=lambda case: case["name"])
+def test_what_is_no_envelope_is_named_with_its_place(case: dict[str, object]) -> None:
+    with pytest.raises(EnvelopeError, match=str(case["error"])) as caught:
+        list(EnvelopeReader("x").read([b"", json.dumps(case["message"]).encode()], where="topic.ndjson"))
+    assert caught.value.where == "topic.ndjson:2"
+    with pytest.raises(EnvelopeError, match="not JSON"):
+        list(EnvelopeReader("x").read([b"{"]))
+
+
+def test_imported_files_are_landed_and_their_hours_become_complete(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, schemas_dir=CHECKOUT / "schemas")
+    contracts = load_collections(settings.schemas_dir).contracts
+    messages = [json.dumps(case["message"]) for case in CASES if "error" not in case]
+    file = tmp_path / "topic.ndjson"
+    file.write_text("\n".join(messages) + "\n")
+    counts = import_envelopes(settings, contracts, "marketplace", [file])
+    assert counts == {"shop.articles": 3, "shop.users": 1, "shop.chats": 4}
+    state = PositionFile(settings, Unit("marketplace")).read()
+    assert state.passed == (1795504157, 0)
+    assert state.holder is None
+    hours = CollectionHours(settings, contracts)
+    assert len(hours.landings["shop.chats"].states()) == 1
+    assert import_envelopes(settings, contracts, "marketplace", [file]) == counts
