@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import click
 
 from ..errors import PlatformError
+from ..settings import get_settings
 from .catalog import load_catalog
+from .declared import contract_marks, table_owners
+from .impact import Graph, as_dot, as_mermaid, as_records, as_table, changes, parse_node, read_edges
 
 
 @click.group()
@@ -67,3 +71,155 @@ def extract(
                 sink.flush()
     for line in summary.lines():
         click.echo(line, err=True)
+
+
+_EDGES = click.option(
+    "--edges",
+    type=click.Path(path_type=Path),
+    help="Output of `lineage extract`; when not given, data_catalog.lineage is read.",
+)
+
+
+def _graph(edges: Path | None) -> Graph:
+    if edges is not None:
+        return Graph(read_edges(edges))
+    from .stored import stored_edges
+
+    return Graph(stored_edges(get_settings()))
+
+
+@lineage.command()
+@click.argument("column")
+@click.option("--upstream", is_flag=True, help="What the column is made of, instead of what it becomes.")
+@click.option("--depth", type=click.IntRange(1), help="Most edges on a way.")
+@click.option("--indirect", is_flag=True, help="Follow filters, joins, groupings and conditions as well.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json", "dot", "mermaid"]), default="table", show_default=True
+)
+@_EDGES
+def impact(column: str, upstream: bool, depth: int | None, indirect: bool, form: str, edges: Path | None) -> None:
+    """What depends on COLUMN (project.dataset.table.column; `*` for all of a table), nearest first, with owners."""
+    start = parse_node(column)
+    found = _graph(edges).reach(start, "upstream" if upstream else "downstream", depth=depth, indirect=indirect)
+    owners = table_owners(get_settings())
+    if form == "json":
+        records = [record | {"owner": owners.get(_short(str(record["table"])))} for record in as_records(found)]
+        click.echo(json.dumps(records, indent=2, ensure_ascii=False))
+    elif form == "dot":
+        click.echo(as_dot(start, found, downstream=not upstream))
+    elif form == "mermaid":
+        click.echo(as_mermaid(start, found, downstream=not upstream))
+    else:
+        click.echo(as_table(found, {table: owners.get(_short(table), "") for table in {one.node[0] for one in found}}))
+        click.echo(f"{len(found)} columns of {len({one.node[0] for one in found})} tables", err=True)
+
+
+def _short(table: str) -> str:
+    return ".".join(table.split(".")[-2:])
+
+
+@lineage.command()
+@click.argument("source")
+@click.argument("target")
+@click.option("--indirect", is_flag=True, help="Follow filters, joins, groupings and conditions as well.")
+@_EDGES
+def explain(source: str, target: str, indirect: bool, edges: Path | None) -> None:
+    """The steps from the column SOURCE to the column TARGET, each with its SQL and its query."""
+    found = _graph(edges).between(parse_node(source), parse_node(target), indirect=indirect)
+    if not found:
+        raise PlatformError(f"{target} does not come from {source}", fix="" if indirect else "try --indirect")
+    for edge in found:
+        click.echo(f"{'.'.join(edge.source)}\n  → {'.'.join(edge.target)}   {edge.subtype.lower()}   job {edge.job_id}")
+        click.echo(f"    {edge.expression}")
+
+
+@lineage.command()
+@_EDGES
+@click.option("--schemas", type=click.Path(path_type=Path), help="Schemas; only columns that these know are asked for.")
+@click.option("--table", "tables", multiple=True, help="Only this table (may be repeated).")
+def unused(edges: Path | None, schemas: Path | None, tables: tuple[str, ...]) -> None:
+    """Columns that no query reads."""
+    graph = _graph(edges)
+    known = load_catalog(schemas).tables if schemas is not None else None
+    for table in sorted(tables or (known if known is not None else graph.tables)):
+        described = known.get(table) if known is not None else None
+        columns = (
+            [one.name for one in (described.columns or {}).values()] if described is not None else graph.columns(table)
+        )
+        for column in columns:
+            if not graph.is_read((table, column)):
+                click.echo(f"{table}.{column}")
+
+
+@lineage.command()
+@click.option(
+    "--old", "old", type=click.Path(path_type=Path), help="Edges of the present; default: data_catalog.lineage."
+)
+@click.option("--new", "new", type=click.Path(path_type=Path), required=True, help="Edges of the changed queries.")
+@click.option("--check", is_flag=True, help="Exit with status 1 when a column that something reads is no longer made.")
+def diff(old: Path | None, new: Path, check: bool) -> None:
+    """What changed queries would change: columns that gain or lose sources, and what reads the columns that go away."""
+    if old is not None:
+        present = list(read_edges(old))
+    else:
+        from .stored import stored_edges
+
+        present = list(stored_edges(get_settings()))
+    graph = Graph(present)
+    owners = table_owners(get_settings())
+    broken = 0
+    for change in changes(present, read_edges(new)):
+        name = ".".join(change.node)
+        if not change.gone:
+            click.echo(f"changed  {name}")
+            for node in change.added:
+                click.echo(f"    + {'.'.join(node)}")
+            for node in change.removed:
+                click.echo(f"    - {'.'.join(node)}")
+            continue
+        click.echo(f"gone     {name}")
+        for one in graph.reach(change.node, indirect=True):
+            broken += 1
+            owner = owners.get(_short(one.node[0]))
+            click.echo(f"    breaks {'.'.join(one.node)}{f' of {owner}' if owner else ''}")
+    if check and broken:
+        raise PlatformError(
+            f"{broken} downstream columns break", fix="keep the columns, or change what reads them first"
+        )
+
+
+@lineage.command()
+@_EDGES
+@click.option(
+    "--marks",
+    type=click.Path(path_type=Path),
+    help='JSON, {"project.dataset.table.column": "email"}; default: contracts.',
+)
+def pii(edges: Path | None, marks: Path | None) -> None:
+    """Where personal data has gone, and where it stops."""
+    from .pii import spread
+
+    graph = _graph(edges)
+    if marks is not None:
+        given = {parse_node(column): str(mark) for column, mark in read_json(marks).items()}
+    else:
+        given = contract_marks(get_settings())
+    result = spread(graph, given)
+    for finding in result.findings:
+        via = " → ".join(".".join(edge.target) for edge in finding.path[:-1])
+        click.echo(
+            f"{finding.mark:12} {'.'.join(finding.node)}   from {'.'.join(finding.origin)}{f' via {via}' if via else ''}"
+        )
+    for stop in result.stopped:
+        click.echo(f"{'stopped':12} {'.'.join(stop.edge.target)}   {stop.why}: {stop.edge.expression}")
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object of a file; raises PlatformError."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise PlatformError(str(error), where=str(path), fix="give a file with one JSON object") from error
+    if not isinstance(content, dict):
+        raise PlatformError("is not a JSON object", where=str(path), fix="give a file with one JSON object")
+    return content

@@ -66,7 +66,7 @@ def parse_expression(text: str) -> exp.Expr:
     select = parse(f"SELECT {text}")
     if not isinstance(select, exp.Select) or not select.expressions:
         raise SyntaxProblem(f"not an expression: {text[:100]}")
-    found: exp.Expr = select.expressions[0]
+    found: exp.Expr = select.expressions[0].pop()
     return found
 
 

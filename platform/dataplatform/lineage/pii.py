@@ -1,0 +1,173 @@
+"""Where personal data has gone: marks flow along direct edges and stop at masking functions that a policy states.
+
+A mark starts at a column that a contract declares personal. It goes on with every DIRECT edge, unless on that edge every use of the
+column is under a function that the policy trusts. When the edge's expression does not show that (it was cut, or the masking is in
+an earlier step of the query), the mark goes on: too many findings are the safe side.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from sqlglot import exp
+
+from .impact import Graph, Node, Reached, StoredEdge
+from .parsing import MAX_EXPRESSION, SyntaxProblem, parse_expression
+
+_HASHES: tuple[type[exp.Expr], ...] = (
+    exp.MD5,
+    exp.MD5Digest,
+    exp.SHA,
+    exp.SHA1Digest,
+    exp.SHA2,
+    exp.SHA2Digest,
+    exp.FarmFingerprint,
+)
+
+
+@dataclass(frozen=True)
+class MaskingPolicy:
+    """What takes the person out of a value.
+
+    `functions`: names, with or without their dataset, of functions that tokenise or encrypt. `salted_hashes`: a hash counts
+    when something secret goes into it beside the value (a literal does not hide: it is in the query log; a parameter, a variable or another
+    column does). `unsalted_hashes`: any hash counts. `aggregates`: aggregate functions whose result shows no single value.
+    """
+
+    functions: frozenset[str] = frozenset({"aead.encrypt", "deterministic_encrypt", "tokenize"})
+    salted_hashes: bool = True
+    unsalted_hashes: bool = False
+    aggregates: frozenset[str] = frozenset({"count", "countif", "sum", "avg", "approx_distinct", "stddev", "variance"})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Marked data in a column, with the way it came."""
+
+    node: Node
+    mark: str
+    origin: Node
+    path: tuple[StoredEdge, ...]
+
+    @property
+    def confidence(self) -> float:
+        """That of the least sure edge on the way."""
+        return min((edge.confidence for edge in self.path), default=1.0)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Marked data that ends at a masking function."""
+
+    edge: StoredEdge
+    mark: str
+    origin: Node
+    why: str
+
+
+@dataclass
+class Spread:
+    """Where marks went, and where they stopped."""
+
+    findings: list[Finding] = field(default_factory=list)
+    stopped: list[Stopped] = field(default_factory=list)
+
+
+def spread(graph: Graph, marks: Mapping[Node, str], policy: MaskingPolicy | None = None) -> Spread:
+    """Follow every mark (column → kind, such as `email`) through the graph."""
+    policy = policy or MaskingPolicy()
+    result = Spread()
+    for origin, mark in marks.items():
+        seen = {origin}
+        waiting = deque([Reached(origin, 0, None, None)])
+        while waiting:
+            at = waiting.popleft()
+            for edge, node in graph.steps(at.node, True, False):
+                if node in seen:
+                    continue
+                why = masked_by(edge, policy)
+                if why is not None:
+                    result.stopped.append(Stopped(edge, mark, origin, why))
+                    continue
+                seen.add(node)
+                reached = Reached(node, at.depth + 1, edge, at)
+                path = tuple(step.edge for step in reached.path if step.edge is not None)
+                result.findings.append(Finding(node, mark, origin, path))
+                waiting.append(reached)
+    return result
+
+
+def masked_by(edge: StoredEdge, policy: MaskingPolicy) -> str | None:
+    """Why a mark stops at this edge, or None when it goes on."""
+    if edge.subtype == "IDENTITY" or not edge.expression or len(edge.expression) >= MAX_EXPRESSION:
+        return None
+    return _masked(edge.expression, policy)
+
+
+@lru_cache(maxsize=100_000)
+def _masked(expression: str, policy: MaskingPolicy) -> str | None:
+    try:
+        tree = parse_expression(expression)
+    except SyntaxProblem:
+        return None
+    columns = list(tree.find_all(exp.Column))
+    if not columns:
+        return None
+    whys = [_why(column, tree, policy) for column in columns]
+    return whys[0] if all(whys) else None
+
+
+def _why(column: exp.Expr, tree: exp.Expr, policy: MaskingPolicy) -> str | None:
+    at: exp.Expr | None = column
+    while at is not None:
+        if at.find_ancestor(exp.Query) is not None and at is column:
+            return None  # inside a sub-query: not told from the text
+        name = _function_name(at)
+        if name and (name in policy.functions or name.rpartition(".")[2] in policy.functions):
+            return f"function {name}"
+        if isinstance(at, exp.AggFunc) and at.key in policy.aggregates:
+            return f"aggregate {at.key}"
+        if isinstance(at, _HASHES) and (policy.unsalted_hashes or (policy.salted_hashes and _salted(at))):
+            return f"hash {at.key}"
+        if at is tree:
+            return None
+        at = at.parent
+    return None
+
+
+def _function_name(node: exp.Expr) -> str:
+    if isinstance(node, exp.Anonymous):
+        name = node.this.name if isinstance(node.this, exp.Identifier) else str(node.this)
+        path = [name]
+        above = node.parent
+        while isinstance(above, exp.Dot):
+            path.insert(0, above.this.sql("bigquery").replace("`", ""))
+            above = above.parent
+        return ".".join(path).lower()
+    return node.sql_name().lower() if isinstance(node, exp.Func) else ""
+
+
+def _salted(node: exp.Expr) -> bool:
+    """Something secret beside the value goes into the hash: a parameter, a variable, or a column named after its purpose."""
+    if node.find(exp.Parameter) is not None:
+        return True
+    return any("salt" in name or "pepper" in name or "secret" in name for name in _names(node))
+
+
+def _names(node: exp.Expr) -> list[str]:
+    return [str(column.name).lower() for column in node.find_all(exp.Column)]
+
+
+def forbidden(findings: Iterable[Finding], allowed: Mapping[str, frozenset[str]]) -> list[Finding]:
+    """Findings in a dataset (`project.dataset` or `dataset`) whose policy does not allow the mark; a dataset without a policy allows all."""
+    found = []
+    for one in findings:
+        table = one.node[0]
+        dataset = table.rpartition(".")[0]
+        policy = allowed.get(dataset, allowed.get(dataset.rpartition(".")[2]))
+        if policy is not None and one.mark not in policy:
+            found.append(one)
+    return found

@@ -1,0 +1,68 @@
+"""Marks of personal data: they go on, and stop at what the policy states."""
+
+import pytest
+
+from dataplatform.lineage.impact import Graph, StoredEdge
+from dataplatform.lineage.pii import MaskingPolicy, forbidden, masked_by, spread
+
+
+def edge(
+    source: str, target: str, subtype: str = "IDENTITY", expression: str = "x", masking: bool = False
+) -> StoredEdge:
+    (source_table, source_column), (table, column) = source.rsplit(".", 1), target.rsplit(".", 1)
+    type_ = "INDIRECT" if subtype in ("FILTER", "JOIN") else "DIRECT"
+    return StoredEdge(source_table, source_column, table, column, type_, subtype, masking, expression, job_id="job")
+
+
+def test_marks_follow_direct_edges_only() -> None:
+    graph = Graph(
+        [
+            edge("p.a.users.email", "p.b.users.contact", "TRANSFORMATION", "LOWER(email)"),
+            edge("p.b.users.contact", "p.c.mail.to_"),
+            edge("p.a.users.email", "p.b.other.n", "FILTER", "email IS NOT NULL"),
+            edge("p.a.users.email", "p.b.users.hashed", "TRANSFORMATION", "SHA256(CONCAT(@salt, email))", True),
+            edge("p.b.users.hashed", "p.c.mail.key"),
+        ]
+    )
+    result = spread(graph, {("p.a.users", "email"): "email"})
+    assert [(one.node, one.mark, len(one.path)) for one in result.findings] == [
+        (("p.b.users", "contact"), "email", 1),
+        (("p.c.mail", "to_"), "email", 2),
+    ]
+    assert [(one.edge.target, one.why) for one in result.stopped] == [(("p.b.users", "hashed"), "hash sha2digest")]
+    assert [one.node for one in forbidden(result.findings, {"p.c": frozenset({"phone"})})] == [("p.c.mail", "to_")]
+    assert forbidden(result.findings, {"c": frozenset({"email"})}) == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "stops"),
+    [
+        ("SHA256(email)", False),
+        ("SHA256(CONCAT('salt', email))", False),  # a literal is in the query log
+        ("SHA256(CONCAT(@salt, email))", True),
+        ("TO_HEX(SHA256(CONCAT(secrets.salt, email)))", True),
+        ("COUNT(DISTINCT email)", True),
+        ("MAX(email)", False),
+        ("CONCAT(email, TO_HEX(SHA256(CONCAT(@salt, email))))", False),
+        ("AEAD.ENCRYPT(keyset, email, '')", True),
+        ("security.tokenize(email)", True),
+        ("UPPER(tokenize(email))", True),
+        ("tokenizer(email)", False),
+        ("COALESCE(tokenize(email), email)", False),
+        ("LOWER(email)", False),
+        ("not ( sql", False),
+    ],
+)
+def test_what_stops_a_mark(expression: str, stops: bool) -> None:
+    found = masked_by(edge("p.a.t.email", "p.b.t.x", "TRANSFORMATION", expression), MaskingPolicy())
+    assert (found is not None) is stops
+
+
+def test_a_policy_may_trust_any_hash() -> None:
+    one = edge("p.a.t.email", "p.b.t.x", "TRANSFORMATION", "SHA256(email)")
+    assert masked_by(one, MaskingPolicy(unsalted_hashes=True)) == "hash sha2digest"
+
+
+def test_a_cut_expression_is_not_trusted() -> None:
+    one = edge("p.a.t.email", "p.b.t.x", "TRANSFORMATION", "COUNT(" + "email, " * 300 + "1)")
+    assert masked_by(one, MaskingPolicy()) is None
