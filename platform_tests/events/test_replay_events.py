@@ -33,7 +33,7 @@ def test_a_mended_contract_takes_what_it_refused(project: Project) -> None:
     assert again.before == again.after == replayed.after
     project.check()
     # Replay did what catch-up would have done.
-    assert project.catch_up(START + 2 * HOUR).runs == []
+    assert not [run for run in project.catch_up(START + 2 * HOUR).runs if run.due.start]
 
 
 def test_what_cannot_be_replayed(project: Project) -> None:

@@ -39,6 +39,10 @@ RECONNECT_SECONDS = 20.0
 """How long a request waits for an endpoint that does not answer, before it is an error; a restarted embedded server takes 8 s."""
 
 
+LOST_SECONDS = 15.0
+"""How long a cancelled job of the embedded server may take to end before it is taken for one that died with a server."""
+
+
 class WarehouseError(PlatformError):
     """A statement or request that BigQuery refused. `reason` is BigQuery's word for it, such as `invalidQuery`."""
 
@@ -364,7 +368,7 @@ class Warehouse:
     def running_jobs(self, **labels: str) -> list[str]:
         """Ids of the unfinished jobs that carry all these labels, of any client, newest first.
 
-        On the embedded server a job that its server's death has cut off may stay listed; `cancel` tells it apart.
+        On the embedded server a job that its server's death has cut off may stay listed; `cancel` gives up on such a one.
         """
         wanted = {key: _label(value) for key, value in labels.items()}
 
@@ -393,18 +397,16 @@ class Warehouse:
                 job = self.client.get_job(job_id, retry=self.retry())
                 if (job.labels or {}).get("dagster_run") in spared:
                     return False
-                deadline = time.monotonic() + timeout_seconds
-                while True:
+                deadline = time.monotonic() + (LOST_SECONDS if self.embedded else timeout_seconds)
+                while time.monotonic() < deadline:
                     job.cancel(retry=self.retry())
                     job.reload(retry=self.retry())
-                    if job.done() or time.monotonic() > deadline:
+                    if job.done():
                         return True
-                    # The embedded server waits for a live job inside `cancel`: one that is unchanged after that belongs
-                    # to a server process that died, with which its statement died as well.
-                    if self.embedded:
-                        self._abandoned.add(job_id)
-                        return False
-                    time.sleep(0.5)
+                    time.sleep(0.2)
+                # The embedded server's own death may have left a job listed that no process runs any more.
+                self._abandoned.add(job_id)
+                return False
 
             if self.request(f"cancellation of {job_id}", end):
                 ended.append(job_id)

@@ -48,6 +48,12 @@ SELECT event, hour, reason
 FROM compared
 WHERE reason IS NOT NULL
 UNION ALL
+SELECT done.event, done.hour, 'contract'  -- it was retired: what it took is an unknown event now
+FROM done
+JOIN landing ON landing.hour = done.hour
+LEFT JOIN contract ON contract.event = done.event
+WHERE done.contract_digest IS NOT NULL AND contract.event IS NULL
+UNION ALL
 SELECT shared.event, shared.hour, 'earlier'
 FROM shared
 LEFT JOIN compared ON compared.event = shared.event AND compared.hour = shared.hour

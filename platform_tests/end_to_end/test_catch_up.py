@@ -1,0 +1,221 @@
+"""Catch-up from landed files to tables: what is due and nothing else, whatever was killed, changed or came late."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "events"))
+from small_project import CLICK, HOUR, PAY, START, Project, click
+
+from dataplatform.lease import Holder, Lease
+from dataplatform.warehouse import client
+
+
+@pytest.fixture
+def project(settings_for: Any, tmp_path: Path) -> Project:
+    return Project(settings_for(first_hour=START, lookback_hours=4), tmp_path)
+
+
+def environment(project: Project) -> dict[str, str]:
+    """Settings of the project, for another process."""
+    settings = project.settings
+    return os.environ | {
+        "DATAPLATFORM_DATA_DIR": str(settings.data_dir),
+        "DATAPLATFORM_SCHEMAS_DIR": str(settings.schemas_dir),
+        "DATAPLATFORM_BUCKET": settings.bucket,
+        "DATAPLATFORM_DATASET_PREFIX": settings.dataset_prefix,
+        "DATAPLATFORM_BIGQUERY_ENDPOINT": str(settings.bigquery_endpoint),
+        "DATAPLATFORM_BIGQUERY_GRPC_ENDPOINT": str(settings.bigquery_grpc_endpoint),
+        "DATAPLATFORM_FIRST_HOUR": settings.first_hour.isoformat(),
+        "DATAPLATFORM_LOOKBACK_HOURS": str(settings.lookback_hours),
+    }
+
+
+def start_catch_up(project: Project, until: datetime) -> subprocess.Popen[str]:
+    program = Path(sys.executable).parent / "dataplatform"
+    return subprocess.Popen(
+        [program, "catch-up", "--until", until.strftime("%Y-%m-%dT%H:%M:%SZ")],
+        env=environment(project) | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_hours_in_one_run_then_late_files_and_what_stands_on_them(project: Project) -> None:
+    for index in range(3):
+        project.land(START + index * HOUR, [click(f"{index}-a"), click("shared"), click(f"{index}-b", "nonsense")])
+    result = project.catch_up(START + 3 * HOUR)
+    assert result.ok, result.lines
+    (run,) = [run for run in result.runs if run.due.start]
+    assert (run.due.start, run.due.end) == (START, START + 3 * HOUR)
+    project.check()
+
+    began = time.monotonic()
+    again = project.catch_up(START + 3 * HOUR)
+    assert again.ok
+    assert again.runs == []
+    assert time.monotonic() - began < 5
+
+    project.land(START, [click("1-a", place="list"), click("new")], spread=lambda _: 3599.0)
+    late = project.catch_up(START + 3 * HOUR)
+    assert late.ok, late.lines
+    assert [(run.due.start, run.due.reason) for run in late.runs] == [
+        (START, "its files are new"),
+        (START + HOUR, "an earlier hour has late files"),
+    ]
+    project.check()
+
+
+def test_the_running_hour_stays_open_until_it_is_closed_early(settings_for: Any, tmp_path: Path) -> None:
+    running = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    project = Project(settings_for(first_hour=running - HOUR), tmp_path)
+    project.land(running - HOUR, [click("before")])
+    project.land(running, [click("a")], spread=lambda _: 1.0)
+    assert project.catch_up(running + HOUR / 2).ok
+    assert project.hours() == [running - HOUR]
+    assert project.catch_up(running + HOUR).ok
+    assert project.hours() == [running - HOUR, running]
+    project.check()
+    project.land(running, [click("a"), click("b")], spread=lambda _: 2.0)
+    assert project.catch_up(running + HOUR).ok
+    project.check()
+    assert project.total("accepted") == 3
+
+
+def test_a_new_contract_and_a_new_nested_field_flow_to_columns(project: Project) -> None:
+    unknown = '{"event_id": "v1", "event": "view_item_shop", "params": {"item_id": 7}}'
+    paid = '{"event_id": "p1", "event": "pay_order_bank", "params": {"amount": "1.5", "items": [{"sku": "s", "color": "red"}]}}'
+    project.land(START, [unknown, paid, click("a")])
+    assert project.catch_up(START + HOUR).ok
+    assert project.total("rejected", "view_item_shop") == 1
+    assert '"color"' in str(project.rows("events", "pay_order_bank")[0]["_extra"])
+
+    view = CLICK.replace("action: click", "action: view").split("  - {name: place")[0]
+    project.write("events/shop/view_item_shop.yaml", view)
+    wider = PAY.replace("      - {name: count", "      - {name: color, type: STRING}\n      - {name: count")
+    project.write("events/bank/pay_order_bank.yaml", wider + 'version: "1.1"\n')
+    result = project.catch_up(START + HOUR)
+    assert result.ok, result.lines
+    project.check()
+    (row,) = project.rows("events", "view_item_shop")
+    assert row["item_id"] == 7
+    (row,) = project.rows("events", "pay_order_bank")
+    assert row["items"][0]["color"] == "red"
+    assert row["_extra"] is None
+    assert project.total("rejected") == 0
+    assert "events/click_item_shop" not in {asset for run in result.runs for asset in run.due.assets}
+
+
+def test_a_retired_contract_refuses_what_it_took(project: Project) -> None:
+    project.land(START, [click("a"), click("a"), click("b")])
+    assert project.catch_up(START + HOUR).ok
+    (project.schemas / "events/shop/click_item_shop.yaml").unlink()
+    result = project.catch_up(START + HOUR)
+    assert result.ok, result.lines
+    project.check()
+    assert project.total("rejected", "click_item_shop") == 2
+    assert len(project.rows("events", "click_item_shop")) == 2, "a retired event's table is kept, as it was"
+
+
+def test_a_server_gone_in_the_middle_fails_clearly_and_a_repetition_ends_well(
+    project: Project, bigquery: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "RECONNECT_SECONDS", 1.0)
+    project.land(START, [click(f"{i}") for i in range(50)])
+    from dataplatform.events.hours import EventHours
+
+    judge = EventHours._judge
+
+    def gone(self: EventHours, *arguments: Any) -> None:
+        bigquery.kill()
+        judge(self, *arguments)
+
+    monkeypatch.setattr(EventHours, "_judge", gone)
+    try:
+        with pytest.raises(client.WarehouseUnreachableError, match="does not answer"):
+            project.catch_up(START + HOUR)
+    finally:
+        monkeypatch.undo()
+        bigquery.start()
+    assert project.catch_up(START + HOUR).ok
+    project.check()
+    assert project.total("accepted") == 50
+
+
+def test_a_killed_run_is_buried_and_done_again(project: Project) -> None:
+    project.land(START, [click(f"{i}") for i in range(50)])
+    process = start_catch_up(project, START + HOUR)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "its files are new" in line:
+            break
+    time.sleep(1.5)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    result = project.catch_up(START + HOUR)
+    assert result.ok, result.lines
+    project.check()
+    from dataplatform.runs import dagster_instance, unfinished_runs
+
+    with dagster_instance(project.settings) as instance:
+        assert unfinished_runs(instance, "events") == []
+
+
+def test_the_command_prints_what_it_did_and_says_by_its_status(project: Project) -> None:
+    project.land(START, [click("a")])
+    process = start_catch_up(project, START + HOUR)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "closed 2026-01-01 00:00" in output
+    assert "all is up to date" in output
+    stream = project.stream
+    stream.warehouse.query(f"UPDATE {stream.tables.ledger} SET accepted = 7 WHERE event = 'click_item_shop'")
+    process = start_catch_up(project, START + HOUR)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert "does not hold" in output
+
+
+def test_a_selection_does_only_that_part(project: Project) -> None:
+    project.land(START, [click("a")])
+    result = project.catch_up(START + HOUR, 'key:"events/click_item_shop"')
+    assert [run.due.assets for run in result.runs] == [("events/click_item_shop",)]
+    assert len(project.rows("events", "click_item_shop")) == 1
+    assert project.rows("events", "ledger") == []
+    assert project.catch_up(START + HOUR).ok
+    project.check()
+
+
+def test_the_lease_of_a_dead_process_is_free_and_a_live_one_is_waited_for(project: Project) -> None:
+    file = project.stream.landing.conditional("lease.json")
+    with Lease(file).hold("first"), pytest.raises(Exception, match="first has held the lease"):  # noqa: SIM117
+        with Lease(file).hold("second", wait_seconds=0.2):
+            pass
+    assert Lease(file).holder() is None
+    script = (
+        "import sys, time\nfrom pathlib import Path\nfrom dataplatform.landing import open_landing\n"
+        "from dataplatform.lease import Lease\nfrom dataplatform.settings import Settings\n"
+        "file = open_landing(Settings(), 'events').conditional('lease.json')\n"
+        "with Lease(file).hold('other'):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment(project), stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    holder = Lease(file).holder()
+    assert holder is not None
+    assert (holder.owner, holder.pid, holder.alive) == ("other", other.pid, True)
+    other.kill()
+    other.wait()
+    with Lease(file).hold("third", wait_seconds=5) as lease:
+        lease.check()
+        assert isinstance(lease.holder(), Holder)
