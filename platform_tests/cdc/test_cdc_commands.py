@@ -1,0 +1,194 @@
+"""What a user sees: status, errors that name what to mend, and never a password."""
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.errors import OperationFailure
+from source_lab import Background, Lab, wait_for
+
+from dataplatform.cdc import connections
+from dataplatform.cdc.connections import SourceError, connect, redact, source_error
+from dataplatform.cdc.service import capture_once
+from dataplatform.cdc.snapshot import Pace
+from dataplatform.cdc.state import units_of
+from dataplatform.cdc.status import metrics_text, status_of
+from dataplatform.local.servers import Server, environment_program, free_ports
+
+SECRET = "s3cr:et/word"
+QUOTED = "s3cr%3Aet%2Fword"
+
+
+def test_status_of_a_running_capture(lab: Lab) -> None:
+    lab.contract("docs")
+    lab.contract("other")
+    lab.db.docs.insert_one({"_id": 1})
+    (one, two) = status_of(lab.settings, lab.contracts)
+    assert (one.state, two.state) == ("not_started", "not_started")
+    background = Background(lab)
+    wait_for(
+        lambda: len(lab.state.collections) == 2 and all(c.ended for c in lab.state.collections.values()), "snapshots"
+    )
+    lab.db.docs.insert_one({"_id": 2})
+    wait_for(lambda: lab.state.collections[f"{lab.database}.docs"].changes == 1, "the change")
+    (docs, _) = status_of(lab.settings, lab.contracts)
+    assert docs.state == "streaming"
+    assert docs.lag_seconds is not None
+    assert docs.lag_seconds < 30
+    assert docs.changes == 1
+    assert docs.position is not None
+    assert docs.held_by is not None
+    late = status_of(lab.settings, lab.contracts, now=lab.state.passed_at + timedelta(hours=3))
+    assert late[0].state == "behind"
+    text = metrics_text([docs])
+    assert f'cdc_changes_total{{collection="{lab.database}.docs",connection="lab"}} 1' in text
+    background.end()
+    result = lab.run("cdc", "status", "--json")
+    assert result.returncode == 0, result.stderr
+    assert [row["collection"] for row in json.loads(result.stdout)] == [f"{lab.database}.docs", f"{lab.database}.other"]
+    assert json.loads(result.stdout)[0]["held_by"] is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        (f"mongodb://user:{QUOTED}@127.0.0.1:1/", "no server answers"),
+        (f"mongo://user:{QUOTED}@127.0.0.1:1/", "not a MongoDB URI"),
+        (f"mongodb://user:{SECRET}@127.0.0.1:1/", "not a MongoDB URI"),
+        ("mongodb://127.0.0.1:1/?nonsense", "not a MongoDB URI"),
+    ],
+)
+def test_a_wrong_uri(lab: Lab, monkeypatch: pytest.MonkeyPatch, uri: str, message: str) -> None:
+    lab.contract("docs")
+    monkeypatch.setattr(connections, "SELECTION_SECONDS", 0.3)
+    settings = lab.settings.model_copy(update={"connections": {"lab": _Secret(uri)}})
+    with pytest.raises(SourceError, match=message) as caught:
+        capture_once(settings, lambda line: None)
+    assert "DATAPLATFORM_CONNECTIONS__LAB" in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert QUOTED not in str(caught.value)
+
+
+class _Secret:
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+    def get_secret_value(self) -> str:
+        return self.uri
+
+
+def test_no_uri_at_all(lab: Lab) -> None:
+    lab.contract("docs")
+    result = lab.run("cdc", "capture", "--once", "--connection", "nobody")
+    assert result.returncode == 1
+    assert "no contract names the connection `nobody`" in result.stderr
+    with pytest.raises(SourceError, match="has no URI"):
+        connect(lab.settings, "nobody")
+
+
+def test_errors_of_the_deployment_say_what_to_mend() -> None:
+    uri = f"mongodb://me:{QUOTED}@h/"
+    refused = source_error(OperationFailure(f"not authorized, {uri}", 13), "shop", uri)
+    assert "grant find and changeStream" in str(refused)
+    assert QUOTED not in str(refused)
+    assert "user and password" in str(source_error(OperationFailure("bad", 18), "shop", uri))
+    assert "replica set" in str(source_error(OperationFailure("only supported", 40573), "shop", uri))
+    assert redact(f"x {SECRET} y", uri) == "x *** y"
+
+
+@pytest.fixture
+def other_server(tmp_path: Path) -> Iterator[Any]:
+    """Starts the server in another way."""
+    started: list[Server] = []
+
+    def start(*options: str) -> str:
+        (port,) = free_ports(1)
+        command = [str(environment_program(".venv-mongo", "secantusd-py")), "--port", str(port), *options]
+        server = Server(
+            "mongo", [*command, "--storage-path", str(tmp_path / f"m{port}")], tmp_path / "log", ready_port=port
+        )
+        server.start()
+        started.append(server)
+        return f"mongodb://127.0.0.1:{port}/"
+
+    yield start
+    for server in started:
+        server.kill()
+
+
+def test_no_replica_set(lab: Lab, other_server: Any) -> None:
+    lab.contract("docs")
+    settings = lab.settings.model_copy(update={"connections": {"lab": _Secret(other_server("--standalone"))}})
+    with pytest.raises(SourceError, match="is no replica set"):
+        capture_once(settings, lambda line: None)
+
+
+def test_error_286_reads_everything_again_and_says_so(lab: Lab, other_server: Any) -> None:
+    """The oplog is shorter than the capture's pause: code 286. The table is made equal beside itself, and the gap is recorded."""
+    uri = other_server("--oplog-max-entries", "300", "--sync-on-commit")
+    settings = lab.settings.model_copy(update={"connections": {"lab": _Secret(uri)}})
+    lab.close()
+    lab.__init__(settings, uri)  # type: ignore[misc]
+    lab.contract("docs")
+    lab.db.docs.insert_many([{"_id": n} for n in range(20)])
+    lab.capture()
+    lab.db.docs.delete_many({"_id": {"$lt": 5}})
+    for _ in range(4):
+        lab.db.noise.insert_many([{"n": number} for number in range(1000)])
+    lab.db.docs.insert_one({"_id": 100})
+    state = lab.capture()
+    (lost,) = state.lost
+    assert "286" in lost.reason or "oplog" in lost.reason.lower() or "resume" in lost.reason.lower()
+    assert lost.after <= lost.until
+    ended = state.collections[f"{lab.database}.docs"].ended
+    assert [(one.reason, one.sweep) for one in ended] == [("new collection", False), ("history lost", True)]
+    lab.assert_landed("docs")
+    (status,) = status_of(lab.settings, lab.contracts)
+    assert len(status.lost) == 1
+
+
+def test_a_server_that_dies_is_waited_for(lab: Lab, mongo: Any) -> None:
+    if not mongo.embedded:
+        return
+    lab.contract("docs")
+    lab.db.docs.insert_one({"_id": 1})
+    background = Background(lab)
+    wait_for(lambda: lab.state.token is not None, "the first commit")
+    mongo.kill()
+    time.sleep(0.3)
+    mongo.start()
+    lab.db.docs.insert_one({"_id": 2})
+    wait_for(
+        lambda: any(one.key == '{"$numberInt":"2"}' for one in lab.landed("docs")), "the change after the death", 30
+    )
+    background.end()
+    lab.assert_landed("docs")
+
+
+def test_databases_are_units_of_their_own(lab: Lab) -> None:
+    contract = lab.contract("docs")
+    other = contract.model_copy(update={"database": "second"})
+    assert [unit.name for unit in units_of([contract, other], "deployment")] == ["lab"]
+    names = sorted([f"lab/{lab.database}", "lab/second"])
+    assert sorted(unit.name for unit in units_of([contract, other], "database")) == names
+
+
+def test_the_pace_is_lowered_while_the_source_is_slow() -> None:
+    now = [0.0]
+    latency = [0.001]
+    pace = Pace(1000, lambda: latency[0], clock=lambda: now[0])
+    for _ in range(30):
+        now[0] += pace.wait_seconds(100)
+    assert 2.5 < now[0] < 3.5  # 3,000 documents at 1,000 a second
+    latency[0] = 0.1
+    for _ in range(40):
+        now[0] += pace.wait_seconds(100) + 0.01
+    assert pace.rate < 300
+    latency[0] = 0.001
+    for _ in range(400):
+        now[0] += pace.wait_seconds(100) + 0.01
+    assert pace.rate == 1000
