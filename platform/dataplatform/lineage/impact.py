@@ -7,6 +7,7 @@ without a schema was read as a whole.
 
 from __future__ import annotations
 
+import gc
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -90,6 +91,15 @@ class Graph:
         self._direct: list[bool] = []
         self._whole: set[str] = set()
         """Tables that need a second look: fields of STRUCTs or `*` are among their columns."""
+        collecting = gc.isenabled()
+        gc.disable()  # millions of small objects, none of them garbage: collecting meanwhile takes most of the time
+        try:
+            self._build(edges)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _build(self, edges: Iterable[StoredEdge]) -> None:
         for edge in edges:
             if edge.source_table is None:
                 self._see(edge.target)

@@ -15,7 +15,6 @@ from .values import (
     IDENTITY,
     INFERRED,
     NOTHING,
-    TOLD,
     TRANSFORMATION,
     ColumnValue,
     Gap,

@@ -1,0 +1,392 @@
+"""The tables of `data_catalog`: jobs by hour, distinct queries, their edges, columns; and the view `lineage` over them.
+
+A query is resolved when its fingerprint is new, or was resolved by an older version of the resolver: an hour costs what is new in it. An
+hour's jobs are replaced as a whole, so an hour can be collected again at any time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from ..contracts.load import Contracts
+from ..settings import Settings
+from ..warehouse.client import Warehouse
+from ..warehouse.tables import TableSpec, ensure
+from .catalog import Field
+from .declared import event_edges
+from .edges import Resolution
+from .impact import Graph, StoredEdge
+from .jobs import resolve_job
+from .query_log import LABEL, LoggedJob, finished_jobs, read_catalog
+from .workers import in_large_thread
+
+DATASET = "data_catalog"
+RESOLVER_VERSION = "1"
+"""Raised when the resolver tells other edges than before: kept queries are then resolved again."""
+MAX_TEXT = 200_000
+"""Characters kept of a query's text."""
+DECLARED = "contract"
+"""Fingerprint of the edges that contracts declare."""
+
+
+def _columns(text: str) -> list[dict[str, str]]:
+    columns = []
+    for part in text.split(","):
+        name, type_, *mode = part.split()
+        columns.append({"name": name, "type": type_, "mode": mode[0] if mode else "NULLABLE"})
+    return columns
+
+
+JOBS = TableSpec(
+    DATASET,
+    "lineage_jobs",
+    _columns(
+        "hour TIMESTAMP, job_id STRING, project_id STRING, fingerprint STRING, destination_table STRING, user_email STRING,"
+        "statement_type STRING, labels STRING, parent_job_id STRING, started_at TIMESTAMP, ended_at TIMESTAMP, bytes INT64"
+    ),
+    partition_field="hour",
+    clustering=("fingerprint",),
+    description="Finished jobs by the hour they ended in, each with the fingerprint of its text.",
+)
+QUERIES = TableSpec(
+    DATASET,
+    "lineage_queries",
+    _columns(
+        "fingerprint STRING, project_id STRING, default_dataset STRING, destination_table STRING, job_type STRING, text STRING,"
+        "status STRING, reasons STRING REPEATED, details STRING REPEATED, resolver_version STRING, example_job_id STRING, resolved_at TIMESTAMP"
+    ),
+    clustering=("fingerprint",),
+    description="Distinct queries: text, whether it was resolved, and why not.",
+)
+EDGES = TableSpec(
+    DATASET,
+    "lineage_edges",
+    _columns(
+        "fingerprint STRING, source_table STRING, source_column STRING, target_table STRING, target_column STRING, type STRING,"
+        "subtype STRING, masking BOOL, expression STRING, confidence FLOAT64"
+    ),
+    clustering=("fingerprint",),
+    description="Edges of distinct queries and of contracts.",
+)
+COLUMNS = TableSpec(
+    DATASET,
+    "columns",
+    _columns(
+        "table_name STRING, column_path STRING, type STRING, mode STRING, has_source BOOL, is_read BOOL, described_at TIMESTAMP"
+    ),
+    clustering=("table_name",),
+    description="Columns of all tables as they are now: whether their sources are known, whether anything reads them.",
+)
+SPECS = (JOBS, QUERIES, EDGES, COLUMNS)
+
+_ARROW = {
+    "STRING": pa.string(),
+    "TIMESTAMP": pa.timestamp("us", tz="UTC"),
+    "INT64": pa.int64(),
+    "FLOAT64": pa.float64(),
+    "BOOL": pa.bool_(),
+}
+
+
+@dataclass
+class Collected:
+    """What a collection came to."""
+
+    jobs: int = 0
+    distinct: int = 0
+    resolved: int = 0
+    edges: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+def catalog_warehouse(settings: Settings) -> Warehouse:
+    """The warehouse, whose jobs are marked as this bookkeeping's own."""
+    return Warehouse(settings, labels={"domain": LABEL})
+
+
+def prepare(warehouse: Warehouse) -> None:
+    """Make the tables and the view."""
+    ensure(warehouse, SPECS)
+    dataset = warehouse.dataset_id(DATASET)
+    warehouse.query(_LINEAGE_VIEW.format(dataset=dataset), name="lineage_view")
+
+
+_LINEAGE_VIEW = """
+CREATE OR REPLACE VIEW `{dataset}.lineage` AS
+SELECT e.source_table, e.source_column, e.target_table, e.target_column, e.type, e.subtype, e.masking, e.expression, e.confidence,
+  e.fingerprint, u.first_seen, u.last_seen, u.runs, u.example_job_id, u.user_email, u.labels
+FROM `{dataset}.lineage_edges` AS e
+LEFT JOIN (
+  SELECT fingerprint, MIN(started_at) AS first_seen, MAX(started_at) AS last_seen, COUNT(*) AS runs, MIN(job_id) AS example_job_id,
+    MAX(user_email) AS user_email, MAX(labels) AS labels
+  FROM `{dataset}.lineage_jobs` GROUP BY fingerprint
+) AS u ON u.fingerprint = e.fingerprint
+"""
+
+
+def collect(warehouse: Warehouse, start: datetime, end: datetime) -> Collected:
+    """Take the jobs that ended in [start, end) and resolve the texts that are new. Doing it again changes nothing."""
+    prepare(warehouse)
+    logged = list(finished_jobs(warehouse, start, end))
+    fingerprints = [one.job.fingerprint() for one in logged]
+    known = {
+        row["fingerprint"]
+        for row in warehouse.query(
+            f"SELECT fingerprint FROM `{warehouse.table_id(DATASET, QUERIES.name)}` WHERE resolver_version = @version",
+            {"version": RESOLVER_VERSION},
+            name="known_queries",
+        ).rows
+    }
+    new: dict[str, LoggedJob] = {}
+    for fingerprint, one in zip(fingerprints, logged, strict=True):
+        if fingerprint not in known:
+            new.setdefault(fingerprint, one)
+    result = Collected(jobs=len(logged), distinct=len(set(fingerprints)), resolved=len(new))
+    resolutions: dict[str, Resolution] = {}
+    if new:
+        catalog, _ = read_catalog(warehouse)
+        resolutions = in_large_thread(lambda: {key: resolve_job(one.job, catalog) for key, one in new.items()})
+    for resolution in resolutions.values():
+        result.edges += len(resolution.edges)
+        result.statuses[resolution.status] = result.statuses.get(resolution.status, 0) + 1
+        for reason in {one.reason for one in resolution.unresolved}:
+            result.reasons[reason] = result.reasons.get(reason, 0) + 1
+    _replace_jobs(warehouse, zip(fingerprints, logged, strict=True), start, end)
+    if new:
+        _store_queries(warehouse, new, resolutions)
+    return result
+
+
+def resolve_again(warehouse: Warehouse) -> int:
+    """Resolve the kept queries that an older version of the resolver resolved; the number of them."""
+    from .jobs import Job
+
+    rows = warehouse.query(
+        f"SELECT * FROM `{warehouse.table_id(DATASET, QUERIES.name)}` WHERE resolver_version != @version",
+        {"version": RESOLVER_VERSION},
+        name="older_queries",
+    ).rows
+    if not rows:
+        return 0
+    catalog, _ = read_catalog(warehouse)
+    now = datetime.now(UTC)
+    kept = {
+        row["fingerprint"]: LoggedJob(
+            Job(
+                job_id=row["example_job_id"],
+                project_id=row["project_id"],
+                query=row["text"],
+                destination_table=row["destination_table"],
+                default_dataset=row["default_dataset"],
+                job_type=row["job_type"],
+            ),
+            now,
+            now,
+            0,
+        )
+        for row in rows
+        if row["text"]
+    }
+    resolutions = in_large_thread(lambda: {key: resolve_job(one.job, catalog) for key, one in kept.items()})
+    _store_queries(warehouse, kept, resolutions)
+    return len(kept)
+
+
+def _replace_jobs(warehouse: Warehouse, jobs: Iterable[tuple[str, LoggedJob]], start: datetime, end: datetime) -> None:
+    rows = [
+        {
+            "hour": one.ended_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0),
+            "job_id": one.job.job_id,
+            "project_id": one.job.project_id,
+            "fingerprint": fingerprint,
+            "destination_table": one.job.destination_table,
+            "user_email": one.job.user_email,
+            "statement_type": one.job.statement_type,
+            "labels": json.dumps(one.job.labels, sort_keys=True) if one.job.labels else None,
+            "parent_job_id": one.job.parent_job_id,
+            "started_at": one.started_at,
+            "ended_at": one.ended_at,
+            "bytes": one.bytes_processed,
+        }
+        for fingerprint, one in jobs
+    ]
+    staged = _stage(warehouse, JOBS, rows)
+    names = ", ".join(column["name"] for column in JOBS.schema)
+    warehouse.query(
+        f"MERGE `{warehouse.table_id(DATASET, JOBS.name)}` AS t USING (SELECT {names} FROM `{staged}`) AS s ON FALSE "
+        "WHEN NOT MATCHED BY SOURCE AND t.hour >= @start AND t.hour < @end THEN DELETE "
+        f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({names})",
+        {"start": start, "end": end},
+        name="lineage_jobs",
+    )
+
+
+def _store_queries(warehouse: Warehouse, new: Mapping[str, LoggedJob], resolutions: Mapping[str, Resolution]) -> None:
+    now = datetime.now(UTC)
+    queries = []
+    edges = []
+    for fingerprint, one in new.items():
+        resolution = resolutions[fingerprint]
+        queries.append(
+            {
+                "fingerprint": fingerprint,
+                "project_id": one.job.project_id,
+                "default_dataset": one.job.default_dataset,
+                "destination_table": one.job.destination_table,
+                "job_type": one.job.job_type,
+                "text": (one.job.query or "")[:MAX_TEXT] or None,
+                "status": resolution.status,
+                "reasons": sorted({item.reason for item in resolution.unresolved}),
+                "details": [f"{item.reason}: {item.detail}"[:500] for item in resolution.unresolved][:100],
+                "resolver_version": RESOLVER_VERSION,
+                "example_job_id": one.job.job_id,
+                "resolved_at": now,
+            }
+        )
+        edges += [_edge_row(fingerprint, edge) for edge in resolution.edges]
+    # Edges first: a query that is noted as resolved has its edges, whenever this is cut off.
+    _replace_edges(warehouse, list(new), edges)
+    _replace_by_fingerprint(warehouse, QUERIES, queries)
+
+
+def _edge_row(fingerprint: str, edge: Any) -> dict[str, Any]:
+    return {
+        "fingerprint": fingerprint,
+        **{name: getattr(edge, name) for name in (column["name"] for column in EDGES.schema) if name != "fingerprint"},
+    }
+
+
+def _replace_edges(warehouse: Warehouse, fingerprints: list[str], rows: list[dict[str, Any]]) -> None:
+    staged = _stage(warehouse, EDGES, rows)
+    target = warehouse.table_id(DATASET, EDGES.name)
+    names = ", ".join(column["name"] for column in EDGES.schema)
+    warehouse.query(
+        f"MERGE `{target}` AS t USING (SELECT {names} FROM `{staged}`) AS s ON FALSE "
+        "WHEN NOT MATCHED BY SOURCE AND t.fingerprint IN UNNEST(@fingerprints) THEN DELETE "
+        f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({names})",
+        {"fingerprints": fingerprints},
+        name="lineage_edges",
+    )
+
+
+def _replace_by_fingerprint(warehouse: Warehouse, spec: TableSpec, rows: list[dict[str, Any]]) -> None:
+    staged = _stage(warehouse, spec, rows)
+    target = warehouse.table_id(DATASET, spec.name)
+    names = ", ".join(column["name"] for column in spec.schema)
+    warehouse.query(
+        f"MERGE `{target}` AS t USING (SELECT {names} FROM `{staged}`) AS s ON FALSE "
+        "WHEN NOT MATCHED BY SOURCE AND t.fingerprint IN UNNEST(@fingerprints) THEN DELETE "
+        f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({names})",
+        {"fingerprints": [row["fingerprint"] for row in rows]},
+        name=spec.name,
+    )
+
+
+def _stage(warehouse: Warehouse, spec: TableSpec, rows: list[dict[str, Any]]) -> str:
+    fields = []
+    for column in spec.schema:
+        type_ = _ARROW[column["type"]]
+        fields.append((column["name"], pa.list_(type_) if column.get("mode") == "REPEATED" else type_))
+    name = f"{spec.name}_staged"
+    warehouse.load_rows(pa.Table.from_pylist(rows, schema=pa.schema(fields)), DATASET, name, schema=list(spec.schema))
+    return warehouse.table_id(DATASET, name)
+
+
+def declare(warehouse: Warehouse, settings: Settings, contracts: Contracts) -> int:
+    """Store the edges that contracts declare; the number of them."""
+    prepare(warehouse)
+    rows = [_edge_row(DECLARED, edge) for edge in event_edges(settings, contracts)]
+    _replace_edges(warehouse, [DECLARED], rows)
+    return len(rows)
+
+
+def stored_edges(settings: Settings) -> Iterator[StoredEdge]:
+    """All edges of `data_catalog.lineage`, each with an example job."""
+    warehouse = catalog_warehouse(settings)
+    view = f"{warehouse.dataset_id(DATASET)}.lineage"
+    for row in warehouse.query(f"SELECT * FROM `{view}`", name="lineage").rows:
+        yield StoredEdge(
+            row["source_table"],
+            row["source_column"],
+            row["target_table"],
+            row["target_column"],
+            row["type"],
+            row["subtype"],
+            bool(row["masking"]),
+            row["expression"] or "",
+            float(row["confidence"]),
+            row["example_job_id"] or row["fingerprint"],
+            user_email=row["user_email"],
+            last_seen=row["last_seen"].isoformat() if row["last_seen"] else None,
+        )
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many columns of the project's tables have their sources."""
+
+    columns: int
+    with_source: int
+    without: tuple[str, ...]
+
+
+def describe_columns(warehouse: Warehouse, settings: Settings) -> Coverage:
+    """Write `columns`: each column of each table, whether its sources are known and whether anything reads it."""
+    prepare(warehouse)
+    catalog, _ = read_catalog(warehouse)
+    graph = Graph(stored_edges(settings))
+    made: dict[str, set[str]] = {}
+    constant = {
+        (row["target_table"], row["target_column"])
+        for row in warehouse.query(
+            f"SELECT DISTINCT target_table, target_column FROM `{warehouse.table_id(DATASET, EDGES.name)}` WHERE source_table IS NULL",
+            name="constants",
+        ).rows
+    }
+    for edge in graph.edges:
+        made.setdefault(edge.target_table or "", set()).add(edge.target_column)
+    for table, column in constant:
+        made.setdefault(table or "", set()).add(column)
+    now = datetime.now(UTC)
+    rows = []
+    without = []
+    for table in catalog.tables.values():
+        for path, column in _paths(table.columns or {}):
+            top = path.partition(".")[0]
+            names = made.get(table.name, set())
+            has_source = path in names or any(name == top or name.startswith(f"{top}.") for name in names)
+            if not has_source:
+                without.append(f"{table.name}.{path}")
+            rows.append(
+                {
+                    "table_name": table.name,
+                    "column_path": path,
+                    "type": column.type,
+                    "mode": column.mode,
+                    "has_source": has_source,
+                    "is_read": graph.is_read((table.name, path)),
+                    "described_at": now,
+                }
+            )
+    staged = _stage(warehouse, COLUMNS, rows)
+    names_ = ", ".join(column["name"] for column in COLUMNS.schema)
+    warehouse.query(
+        f"MERGE `{warehouse.table_id(DATASET, COLUMNS.name)}` AS t USING (SELECT {names_} FROM `{staged}`) AS s ON FALSE "
+        f"WHEN NOT MATCHED BY SOURCE THEN DELETE WHEN NOT MATCHED THEN INSERT ({names_}) VALUES ({names_})",
+        name="columns",
+    )
+    return Coverage(len(rows), len(rows) - len(without), tuple(without))
+
+
+def _paths(columns: Mapping[str, Field], above: str = "") -> Iterator[tuple[str, Field]]:
+    for column in columns.values():
+        path = f"{above}.{column.name}" if above else column.name
+        yield path, column
+        yield from _paths({one.name: one for one in column.fields}, path)
