@@ -1,6 +1,9 @@
 """A small project of its own for a test: contracts in a folder, a landing, datasets, and the comparison with the model."""
 
+import functools
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +15,7 @@ from law_model import HOUR, Landed
 from dataplatform.contracts.load import Contracts, load_contracts
 from dataplatform.events.hours import EventHours
 from dataplatform.events.verdict import Judge
+from dataplatform.runs import dagster_instance
 from dataplatform.settings import Settings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -61,6 +65,17 @@ params:
 """
 
 
+@functools.cache
+def _dagster_home() -> Path:
+    """An empty Dagster instance, made once: its databases' migrations take longer than most tests."""
+    folder = Path(tempfile.mkdtemp(prefix="dagster-"))
+    with dagster_instance(Settings(data_dir=folder, first_hour=START)) as instance:
+        instance.get_runs(limit=1)
+        instance.get_asset_keys()
+        instance.all_instigator_state()
+    return folder / "dagster"
+
+
 class Project:
     """One environment. `records` is all that landed, which with the contracts decides what the tables must hold."""
 
@@ -70,6 +85,7 @@ class Project:
         self.records: list[Landed] = []
         self.closed: set[datetime] = set()
         self._files = 0
+        shutil.copytree(_dagster_home(), self.settings.data_dir / "dagster")
         self.write("vocabulary.yaml", VOCABULARY)
         self.write("owners.yaml", OWNERS)
         self.write("events/shop/click_item_shop.yaml", CLICK)
