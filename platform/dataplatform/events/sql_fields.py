@@ -12,7 +12,18 @@ from dataplatform.contracts.fields import FLATTEN_SEPARATOR, Field
 
 from . import reasons as why
 from .reasons import INEXACT_NUMBER, UNREADABLE, Reason
-from .sql_types import FIRST_TIME, LAST_TIME, bounds, form, literal, value
+from .sql_types import (
+    FIRST_CHARACTERS,
+    FIRST_OF_ARRAY,
+    FIRST_TIME,
+    LAST_TIME,
+    begins_otherwise,
+    bounds,
+    form,
+    literal,
+    null_or_begins,
+    value,
+)
 
 _RESERVED = """
 all and any array as asc assert_rows_modified at between by case cast collate contains create cross cube current
@@ -188,7 +199,10 @@ def valid_conditions(members: list[Member]) -> Iterator[str]:
         q = member.text
         right = valid_value(member)
         if not member.field.required:
-            if right != "TRUE":
+            first = None if member.field.repeated else FIRST_CHARACTERS.get(member.field.type)
+            if first and not bounds(member.field, member.value):
+                yield null_or_begins(q, first)
+            elif right != "TRUE":
                 yield f"{missing(q)} OR {grouped(right)}"
             continue
         here = present(q) if right == "TRUE" else right  # no form is right for null
@@ -403,7 +417,7 @@ def member_reasons(member: Member, path: str) -> list[str]:
         found.append(reason_if(f"{within}{missing(q)}", Reason("", "missing", why.MISSING), path))
     if member.field.repeated:
         wrong = Reason("", "wrong_type", why.WRONG_TYPE_REPEATED)
-        return [*found, reason_if(f"{present(q)} AND NOT STARTS_WITH({q}, '[')", wrong, path)]
+        return [*found, reason_if(begins_otherwise(q, FIRST_OF_ARRAY), wrong, path)]
     return [*found, *value_reasons(member.field, q, member.value, path)]
 
 
@@ -414,8 +428,10 @@ def value_reasons(field: Field, q: str, x: str, path: str) -> list[str]:
         return []
     wrong = why.wrong_type(field)
     asked = [reason_if(f"NOT ({condition})", reason, path) for reason, condition in bounds(field, x)]
+    first = FIRST_CHARACTERS.get(field.type)
     if not asked:
-        return [reason_if(f"{present(q)} AND NOT IFNULL({right}, FALSE)", wrong, path)]
+        otherwise = begins_otherwise(q, first) if first else f"{present(q)} AND NOT IFNULL({right}, FALSE)"
+        return [reason_if(otherwise, wrong, path)]
     rest = asked[0] if len(asked) == 1 else f"ARRAY_CONCAT({', '.join(asked)})"
     return [
         f"CASE WHEN {missing(q)} THEN [] WHEN NOT IFNULL({right}, FALSE) THEN [{struct(wrong, path)}] ELSE {rest} END"

@@ -79,6 +79,21 @@ def form(field: Field, q: str, x: str | None = None) -> str:
     return "TRUE"
 
 
+FIRST_CHARACTERS = {"STRING": "'\"'", "BOOL": "'t', 'f'", "STRUCT": "'{'"}
+"""For types whose form shows in the first character of the text: these characters, as SQL."""
+FIRST_OF_ARRAY = "'['"
+
+
+def null_or_begins(q: str, first: str) -> str:
+    """Condition, never NULL: the value is missing, null, or begins with one of the characters."""
+    return f"IFNULL(SUBSTR({q}, 1, 1), 'n') IN ({first}, 'n')"
+
+
+def begins_otherwise(q: str, first: str) -> str:
+    """Condition: the value is there, not null, and begins with none of the characters."""
+    return f"SUBSTR({q}, 1, 1) NOT IN ({first}, 'n')"
+
+
 def value(field: Field, q: str) -> str:
     """The typed value; NULL where `q` is. Only to be relied on where `form` holds."""
     v = text_of(q)

@@ -52,29 +52,29 @@ SELECT hour, file, line, '1.0',
     FROM UNNEST(faults) AS f WHERE f.code != 'inexact_number' OR (readable AND REGEXP_CONTAINS(f.path, '^(?:/params/items/[0-9]+/prices/[0-9]+$)'))
   )),
   IF(NOT readable, [], ARRAY_CONCAT(
-    IF(IFNULL(tags__text, 'null') != 'null' AND NOT STARTS_WITH(tags__text, '['), [STRUCT('/params/tags' AS path, 'wrong_type' AS code, 'not an array' AS message)], []),
+    IF(SUBSTR(tags__text, 1, 1) NOT IN ('[', 'n'), [STRUCT('/params/tags' AS path, 'wrong_type' AS code, 'not an array' AS message)], []),
     ARRAY(
           SELECT AS STRUCT r.path AS path, r.code AS code, r.message AS message
           FROM (SELECT o0, NULLIF(e, 'null') AS e FROM UNNEST(IF(STARTS_WITH(tags__text, '['), JSON_QUERY_ARRAY(tags__text, '$'), [])) AS e WITH OFFSET AS o0) AS x, UNNEST(ARRAY_CONCAT(
             IF(e IS NULL, [STRUCT(CONCAT('/params/tags/', CAST(o0 AS STRING)) AS path, 'null_element' AS code, 'an element is null' AS message)], []),
-            IF(IFNULL(e, 'null') != 'null' AND NOT IFNULL(STARTS_WITH(e, '"'), FALSE), [STRUCT(CONCAT('/params/tags/', CAST(o0 AS STRING)) AS path, 'wrong_type' AS code, 'not a string' AS message)], [])
+            IF(SUBSTR(e, 1, 1) NOT IN ('"', 'n'), [STRUCT(CONCAT('/params/tags/', CAST(o0 AS STRING)) AS path, 'wrong_type' AS code, 'not a string' AS message)], [])
           )) AS r),
-    IF(IFNULL(items__text, 'null') != 'null' AND NOT STARTS_WITH(items__text, '['), [STRUCT('/params/items' AS path, 'wrong_type' AS code, 'not an array' AS message)], []),
+    IF(SUBSTR(items__text, 1, 1) NOT IN ('[', 'n'), [STRUCT('/params/items' AS path, 'wrong_type' AS code, 'not an array' AS message)], []),
     ARRAY(
           SELECT AS STRUCT r.path AS path, r.code AS code, r.message AS message
           FROM (SELECT o0, NULLIF(e, 'null') AS e, JSON_QUERY(e, '$.id') AS m0, JSON_QUERY(e, '$.prices') AS m1, JSON_QUERY(e, '$.size') AS m2, JSON_QUERY(e, '$.size.width') AS m2_0 FROM UNNEST(IF(STARTS_WITH(items__text, '['), JSON_QUERY_ARRAY(items__text, '$'), [])) AS e WITH OFFSET AS o0) AS x, UNNEST(ARRAY_CONCAT(
             IF(e IS NULL, [STRUCT(CONCAT('/params/items/', CAST(o0 AS STRING)) AS path, 'null_element' AS code, 'an element is null' AS message)], []),
-            IF(IFNULL(e, 'null') != 'null' AND NOT IFNULL(STARTS_WITH(e, '{'), FALSE), [STRUCT(CONCAT('/params/items/', CAST(o0 AS STRING)) AS path, 'wrong_type' AS code, 'not an object' AS message)], []),
+            IF(SUBSTR(e, 1, 1) NOT IN ('{', 'n'), [STRUCT(CONCAT('/params/items/', CAST(o0 AS STRING)) AS path, 'wrong_type' AS code, 'not an object' AS message)], []),
             IF(STARTS_WITH(e, '{') AND IFNULL(m0, 'null') = 'null', [STRUCT(CONCAT(CONCAT('/params/items/', CAST(o0 AS STRING)), '/id') AS path, 'missing' AS code, 'required, but missing or null' AS message)], []),
-            IF(IFNULL(m0, 'null') != 'null' AND NOT IFNULL(STARTS_WITH(m0, '"'), FALSE), [STRUCT(CONCAT(CONCAT('/params/items/', CAST(o0 AS STRING)), '/id') AS path, 'wrong_type' AS code, 'not a string' AS message)], []),
-            IF(IFNULL(m1, 'null') != 'null' AND NOT STARTS_WITH(m1, '['), [STRUCT(CONCAT(CONCAT('/params/items/', CAST(o0 AS STRING)), '/prices') AS path, 'wrong_type' AS code, 'not an array' AS message)], []),
+            IF(SUBSTR(m0, 1, 1) NOT IN ('"', 'n'), [STRUCT(CONCAT(CONCAT('/params/items/', CAST(o0 AS STRING)), '/id') AS path, 'wrong_type' AS code, 'not a string' AS message)], []),
+            IF(SUBSTR(m1, 1, 1) NOT IN ('[', 'n'), [STRUCT(CONCAT(CONCAT('/params/items/', CAST(o0 AS STRING)), '/prices') AS path, 'wrong_type' AS code, 'not an array' AS message)], []),
             ARRAY(
               SELECT AS STRUCT r.path AS path, r.code AS code, r.message AS message
               FROM (SELECT o1, NULLIF(e, 'null') AS e FROM UNNEST(IF(STARTS_WITH(m1, '['), JSON_QUERY_ARRAY(m1, '$'), [])) AS e WITH OFFSET AS o1) AS x, UNNEST(ARRAY_CONCAT(
                 IF(e IS NULL, [STRUCT(CONCAT(CONCAT(CONCAT('/params/items/', CAST(o0 AS STRING)), '/prices/'), CAST(o1 AS STRING)) AS path, 'null_element' AS code, 'an element is null' AS message)], []),
                 IF(IFNULL(e, 'null') != 'null' AND NOT IFNULL(CASE WHEN REGEXP_CONTAINS(JSON_VALUE(e, '$'), r'^-?(0|[1-9][0-9]{0,28})(\.[0-9]{1,9})?$') THEN TRUE WHEN SUBSTR(e, 1, 1) NOT IN ('"', 't', 'f') THEN SAFE_CAST(CAST(SAFE_CAST(JSON_VALUE(e, '$') AS NUMERIC) AS STRING) AS FLOAT64) = SAFE_CAST(JSON_VALUE(e, '$') AS FLOAT64) END, FALSE), [STRUCT(CONCAT(CONCAT(CONCAT('/params/items/', CAST(o0 AS STRING)), '/prices/'), CAST(o1 AS STRING)) AS path, 'wrong_type' AS code, 'not a decimal of at most 29 digits before and 9 after the point' AS message)], [])
               )) AS r),
-            IF(IFNULL(m2, 'null') != 'null' AND NOT IFNULL(STARTS_WITH(m2, '{'), FALSE), [STRUCT(CONCAT(CONCAT('/params/items/', CAST(o0 AS STRING)), '/size') AS path, 'wrong_type' AS code, 'not an object' AS message)], []),
+            IF(SUBSTR(m2, 1, 1) NOT IN ('{', 'n'), [STRUCT(CONCAT(CONCAT('/params/items/', CAST(o0 AS STRING)), '/size') AS path, 'wrong_type' AS code, 'not an object' AS message)], []),
             IF(IFNULL(m2_0, 'null') != 'null' AND NOT IFNULL(CAST(SAFE_CAST(JSON_VALUE(m2_0, '$') AS INT64) AS STRING) = JSON_VALUE(m2_0, '$') OR m2_0 = '-0', FALSE), [STRUCT(CONCAT(CONCAT('/params/items/', CAST(o0 AS STRING)), '/size/width') AS path, 'wrong_type' AS code, 'not an integer of 64 bits, as a number or in a string' AS message)], [])
           )) AS r)
   ))

@@ -66,9 +66,9 @@ SELECT
   IF(_params_own IS NULL, NULL, PARSE_JSON(NULLIF(CONCAT('{', ARRAY_TO_STRING([NULLIF(SUBSTR(_params_own, 2, LENGTH(_params_own) - 2), ''), CONCAT('"seller":', NULLIF(CONCAT('{', ARRAY_TO_STRING([NULLIF(SUBSTR(seller__text_own, 2, LENGTH(seller__text_own) - 2), ''), CONCAT('"address":', NULLIF(seller__address__text_own, '{}'))], ','), '}'), '{}'))], ','), '}'), '{}'), wide_number_mode => 'round')) AS _extra,
   (STARTS_WITH(seller__text, '{'))
     AND (IFNULL(seller__text, 'null') = 'null' OR (CAST(seller__id AS STRING) = JSON_VALUE(seller__id__text, '$') OR seller__id__text = '-0'))
-    AND (IFNULL(seller__address__text, 'null') = 'null' OR STARTS_WITH(seller__address__text, '{'))
+    AND (IFNULL(SUBSTR(seller__address__text, 1, 1), 'n') IN ('{', 'n'))
     AND (IFNULL(seller__address__text, 'null') = 'null' OR STARTS_WITH(seller__address__city__text, '"'))
-    AND (IFNULL(order__text, 'null') = 'null' OR STARTS_WITH(order__text, '"')) AS _valid__
+    AND (IFNULL(SUBSTR(order__text, 1, 1), 'n') IN ('"', 'n')) AS _valid__
 FROM typed;
 
 BEGIN TRANSACTION;

@@ -61,13 +61,13 @@ SELECT hour, file, line, '1.0',
   )),
   IF(NOT readable, [], ARRAY_CONCAT(
     IF(IFNULL(seller__text, 'null') = 'null', [STRUCT('/params/seller' AS path, 'missing' AS code, 'required, but missing or null' AS message)], []),
-    IF(IFNULL(seller__text, 'null') != 'null' AND NOT IFNULL(STARTS_WITH(seller__text, '{'), FALSE), [STRUCT('/params/seller' AS path, 'wrong_type' AS code, 'not an object' AS message)], []),
+    IF(SUBSTR(seller__text, 1, 1) NOT IN ('{', 'n'), [STRUCT('/params/seller' AS path, 'wrong_type' AS code, 'not an object' AS message)], []),
     IF(STARTS_WITH(seller__text, '{') AND IFNULL(seller__id__text, 'null') = 'null', [STRUCT('/params/seller/id' AS path, 'missing' AS code, 'required, but missing or null' AS message)], []),
     IF(IFNULL(seller__id__text, 'null') != 'null' AND NOT IFNULL(CAST(seller__id AS STRING) = JSON_VALUE(seller__id__text, '$') OR seller__id__text = '-0', FALSE), [STRUCT('/params/seller/id' AS path, 'wrong_type' AS code, 'not an integer of 64 bits, as a number or in a string' AS message)], []),
-    IF(IFNULL(seller__address__text, 'null') != 'null' AND NOT IFNULL(STARTS_WITH(seller__address__text, '{'), FALSE), [STRUCT('/params/seller/address' AS path, 'wrong_type' AS code, 'not an object' AS message)], []),
+    IF(SUBSTR(seller__address__text, 1, 1) NOT IN ('{', 'n'), [STRUCT('/params/seller/address' AS path, 'wrong_type' AS code, 'not an object' AS message)], []),
     IF(STARTS_WITH(seller__address__text, '{') AND IFNULL(seller__address__city__text, 'null') = 'null', [STRUCT('/params/seller/address/city' AS path, 'missing' AS code, 'required, but missing or null' AS message)], []),
-    IF(IFNULL(seller__address__city__text, 'null') != 'null' AND NOT IFNULL(STARTS_WITH(seller__address__city__text, '"'), FALSE), [STRUCT('/params/seller/address/city' AS path, 'wrong_type' AS code, 'not a string' AS message)], []),
-    IF(IFNULL(order__text, 'null') != 'null' AND NOT IFNULL(STARTS_WITH(order__text, '"'), FALSE), [STRUCT('/params/order' AS path, 'wrong_type' AS code, 'not a string' AS message)], [])
+    IF(SUBSTR(seller__address__city__text, 1, 1) NOT IN ('"', 'n'), [STRUCT('/params/seller/address/city' AS path, 'wrong_type' AS code, 'not a string' AS message)], []),
+    IF(SUBSTR(order__text, 1, 1) NOT IN ('"', 'n'), [STRUCT('/params/order' AS path, 'wrong_type' AS code, 'not a string' AS message)], [])
   ))
 FROM typed;
 

@@ -78,7 +78,7 @@ SELECT
     AND (IFNULL(count__text, 'null') = 'null' OR (CAST(count AS STRING) = JSON_VALUE(count__text, '$') OR count__text = '-0'))
     AND (IFNULL(ratio__text, 'null') = 'null' OR (SUBSTR(ratio__text, 1, 1) NOT IN ('"', 't', 'f') AND ratio IS NOT NULL))
     AND (IFNULL(price__text, 'null') = 'null' OR CASE WHEN REGEXP_CONTAINS(JSON_VALUE(price__text, '$'), r'^-?(0|[1-9][0-9]{0,28})(\.[0-9]{1,9})?$') THEN TRUE WHEN SUBSTR(price__text, 1, 1) NOT IN ('"', 't', 'f') THEN SAFE_CAST(CAST(SAFE_CAST(JSON_VALUE(price__text, '$') AS NUMERIC) AS STRING) AS FLOAT64) = SAFE_CAST(JSON_VALUE(price__text, '$') AS FLOAT64) END)
-    AND (IFNULL(sold__text, 'null') = 'null' OR sold__text IN ('true', 'false'))
+    AND (IFNULL(SUBSTR(sold__text, 1, 1), 'n') IN ('t', 'f', 'n'))
     AND (IFNULL(seen_at__text, 'null') = 'null' OR (REGEXP_CONTAINS(JSON_VALUE(seen_at__text, '$'), r'^[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9]|[+-]14:00)$') AND seen_at BETWEEN TIMESTAMP '0001-01-01 00:00:00+00' AND TIMESTAMP '9999-12-31 23:59:59.999999+00'))
     AND (IFNULL(day__text, 'null') = 'null' OR CAST(day AS STRING) = JSON_VALUE(day__text, '$')) AS _valid__
 FROM typed;
