@@ -22,7 +22,7 @@ from strategies import EXPRESSIONS, cases, policies
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=250, deadline=None, suppress_health_check=QUIET)
 @given(EXPRESSIONS)
 def test_printed_rules_read_back(expression):
     assert parse_rule(print_expression(expression)) == expression
@@ -44,7 +44,7 @@ def agree(case):
     return decided
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=200, deadline=None, suppress_health_check=QUIET)
 @given(cases())
 def test_compiled_agrees_with_traced(case):
     agree(case)

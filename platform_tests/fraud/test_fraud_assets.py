@@ -9,7 +9,7 @@ import pytest
 from dataplatform.decisions.judge import Answer, Reason, Record, Versions, landed_line
 from dataplatform.fraud.assets import definitions
 from dataplatform.fraud.catalog import load_catalog
-from dataplatform.fraud.tables import rule_rates
+from dataplatform.fraud.tables import load_decisions, load_features, rule_rates
 from dataplatform.landing import Writer, open_landing
 from dataplatform.warehouse.client import Warehouse
 
@@ -58,16 +58,16 @@ def test_a_day_of_features_and_an_hour_of_decisions(settings):
     writer.close()
     found = definitions(settings)
     with dg.instance_for_test() as instance:
-        for _ in range(2):
-            done = dg.materialize(
-                list(found.assets), selection=["fraud/features_device"], partition_key="2026-01-02", instance=instance
-            )
-            assert done.success
-            done = dg.materialize(
-                list(found.assets), selection=["fraud/decisions"], partition_key="2026-01-02-00:00", instance=instance
-            )
-            assert done.success
+        for asset, partition in (("fraud/features_device", "2026-01-02"), ("fraud/decisions", "2026-01-02-00:00")):
+            assert dg.materialize(
+                list(found.assets), selection=[asset], partition_key=partition, instance=instance
+            ).success
         assert dg.materialize(list(found.assets), selection=["fraud/policies/transfer"], instance=instance).success
+    # Once more: a day and an hour are replaced, never added to.
+    catalog = load_catalog(SCHEMAS)
+    assert load_features(warehouse, catalog, catalog.entities["device"], DAY, DAY + timedelta(days=1)) == 1
+    landing = open_landing(settings, "decisions")
+    assert load_decisions(warehouse, landing, DAY, DAY + timedelta(hours=1)) == 3
     rows = warehouse.query(f"SELECT * FROM `{warehouse.table_id('fraud', 'features_device')}`").rows
     assert [(row["entity_key"], row["days_since_install"], row["users_24h"]) for row in rows] == [("d1", 1, 0)]
     rows = warehouse.query(
@@ -76,9 +76,5 @@ def test_a_day_of_features_and_an_hour_of_decisions(settings):
     assert [(row["request_id"], row["level"], row["rules"]) for row in rows] == [
         (f"r{n}", "hold", ["takeover"]) for n in (1, 2, 3)
     ]
-    rates = {
-        row["rule"]: row["odd"]
-        for row in rule_rates(warehouse, load_catalog(SCHEMAS), DAY)
-        if row["policy"] == "transfer"
-    }
+    rates = {row["rule"]: row["odd"] for row in rule_rates(warehouse, catalog, DAY) if row["policy"] == "transfer"}
     assert rates["takeover"] == "always fires" and rates["burst"] == "never fires"

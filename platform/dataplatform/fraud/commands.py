@@ -209,6 +209,34 @@ def serve(host: str | None, port: int | None, workers: int) -> None:
 
 
 @fraud.command()
+@click.option("--people", type=click.IntRange(10), default=300, show_default=True, help="Honest people.")
+@click.option("--frauds", type=click.IntRange(1), default=8, show_default=True, help="Actors of each fraud pattern.")
+@click.option("--seed", type=int, default=1, show_default=True)
+def patterns(people: int, frauds: int, seed: int) -> None:
+    """What the policies catch of six fraud patterns among honest people, simulated over a month."""
+    from .catalog import load_catalog
+    from .patterns import judge_acts, simulate, table
+
+    catalog = load_catalog(get_settings().schemas_dir)
+    rows = table(judge_acts(catalog, simulate(people, frauds, seed=seed)))
+    click.echo(f"{'pattern':<16}{'actors':>7}{'warned':>8}{'stopped':>9}{'decisions':>11}{'warnings':>10}{'stops':>7}")
+    for row in rows[:-1]:
+        click.echo(
+            f"{row['pattern']:<16}{row['actors']:>7}{row['warned']:>8.0%}{row['stopped']:>9.0%}"
+            f"{row['decisions']:>11,}{row['warnings']:>10,}{row['stops']:>7,}"
+        )
+    last = rows[-1]
+
+    def percent(value: float | None) -> str:
+        return "–" if value is None else f"{value:.0%}"
+
+    click.echo(
+        f"recall by actor: {last['warned']:.0%} warned, {last['stopped']:.0%} stopped; precision by decision: "
+        f"{percent(last['precision_warned'])} of warnings, {percent(last['precision_stopped'])} of stops"
+    )
+
+
+@fraud.command()
 @click.option("--once", is_flag=True, help="Read what is there and end.")
 def stream(once: bool) -> None:
     """Keep the online features up to date from the landed events, in the foreground."""

@@ -16,6 +16,7 @@ from .values import ValueProblem, read_parameter, read_value
 
 MAX_LINE = 1 << 20
 """Bytes one set of facts may have."""
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_PROBLEMS = 50
 """After so many mistakes a file is given up."""
 MAX_LIST = 2_000_000
@@ -59,7 +60,9 @@ def check_facts(
 
 
 def read_facts(file: Path, typed: TypedPolicy) -> Iterator[FactLine]:
-    """Every line of a facts file, in order; ContractError with all mistakes (the first fifty) after the last line.
+    """Every line of a facts file, in order; keys beside id and facts are passed over.
+
+    ContractError with all mistakes (the first fifty) after the last line.
 
     Lines that hold only white space are passed over.
     """
@@ -195,6 +198,8 @@ def _lines(file: Path, problems: list[Problem]) -> Iterator[tuple[int, bytes]]:
             number = 0
             while raw := lines.readline(MAX_LINE + 1):
                 number += 1
+                if number == 1:
+                    raw = raw.removeprefix(BYTE_ORDER_MARK)
                 if len(raw) > MAX_LINE and not raw.endswith(b"\n"):
                     size = len(raw)
                     while rest := lines.readline(MAX_LINE):
@@ -228,9 +233,6 @@ def _fact_line(file: Path, number: int, raw: bytes, typed: TypedPolicy, problems
         note("", "wrong_type", f"a line is an object, not {shown(row)}", shape)
         return None
     before = len(problems)
-    for key in row:
-        if key not in ("id", "facts"):
-            note(f"/{key}", "unknown_key", f"{key!r} is no key here", shape)
     name = row.get("id")
     if isinstance(name, bool) or not isinstance(name, str | int):
         message = "id is missing" if name is None else f"id is a text or a whole number, not {shown(name)}"

@@ -53,7 +53,10 @@ PARAMETER_KEYS = ("type", "unit", "default", "min", "max", "owner", "description
 RULE_KEYS = ("name", "when", "score", "level", "reason")
 MAX_RULES = 1_000
 
-_NAME = re.compile(r"[a-z_][a-z0-9_]*\Z")
+_STRICT_NAME = re.compile(r"[a-z_][a-z0-9_]*\Z")
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
+"""What rules and policies may be called in a file that stands alone; conditions and parameters are words of expressions."""
 
 
 def load_policy(
@@ -154,7 +157,7 @@ def _read(
     root = document.root
     document.keys((), root, POLICY_KEYS)
     name = document.text((), root, "policy", required=True)
-    _check_name(document, ("policy",), name, "a policy")
+    _check_name(document, ("policy",), name, "a policy", _STRICT_NAME if strict else _LABEL)
     event = document.text((), root, "event", required=True)
     parameters = _parameters(document, root.get("parameters"), strict=strict)
     conditions = _conditions(document, root.get("conditions"))
@@ -188,8 +191,10 @@ def _read(
     return typed
 
 
-def _check_name(document: Document, path: tuple[Step, ...], name: str, what: str) -> None:
-    if name and (not _NAME.match(name) or name.upper() in KEYWORDS):
+def _check_name(
+    document: Document, path: tuple[Step, ...], name: str, what: str, pattern: re.Pattern[str] = _STRICT_NAME
+) -> None:
+    if name and (not pattern.match(name) or name.upper() in KEYWORDS):
         document.report(
             path,
             "name",
@@ -234,7 +239,7 @@ def _parameters(document: Document, value: Any, *, strict: bool) -> tuple[Parame
     found = []
     for name, row in (rows or {}).items():
         path: tuple[Step, ...] = ("parameters", str(name))
-        _check_name(document, path, str(name), "a parameter")
+        _check_name(document, path, str(name), "a parameter", _STRICT_NAME if strict else _WORD)
         entry = document.mapping(path, row, "a parameter", "{type: INT64, unit: days, default: 30, min: 0, max: 365}")
         if entry is not None and (parameter := _parameter(document, path, str(name), entry, strict=strict)):
             found.append(parameter)
@@ -299,7 +304,7 @@ def _conditions(document: Document, value: Any) -> tuple[Condition, ...]:
     found = []
     for name, text in (rows or {}).items():
         path: tuple[Step, ...] = ("conditions", str(name))
-        _check_name(document, path, str(name), "a condition")
+        _check_name(document, path, str(name), "a condition", _WORD)
         if not isinstance(text, str):
             document.report(path, "wrong_type", f"a condition is a text, not {shown(text)}", "write fact >= 10")
             continue
@@ -336,7 +341,7 @@ def _rules(document: Document, value: Any, *, strict: bool) -> tuple[Rule, ...]:
 def _rule(document: Document, path: tuple[Step, ...], row: Mapping[str, Any], *, strict: bool) -> Rule | None:
     document.keys(path, row, RULE_KEYS)
     name = document.text(path, row, "name", required=True)
-    _check_name(document, (*path, "name"), name, "a rule")
+    _check_name(document, (*path, "name"), name, "a rule", _STRICT_NAME if strict else _LABEL)
     level = _level(document, path, row, "level")
     score = row.get("score", 0)
     if not isinstance(score, int) or isinstance(score, bool) or abs(score) > 1_000_000:
