@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from dataplatform.lineage import stored
+import dagster as dg
+
+from dataplatform.contracts.load import Contracts
+from dataplatform.lineage import assets, stored
 from dataplatform.lineage.impact import Graph
 from dataplatform.settings import Settings
 from dataplatform.warehouse.client import Warehouse
@@ -30,14 +33,13 @@ def test_from_the_job_log_to_the_graph(settings_for: Callable[..., Settings]) ->
 
     first = stored.collect(ours, start, end)
     assert first.resolved >= 5
-    inserts = [
-        row
-        for row in ours.query(
+    inserts = list(
+        ours.query(
             f"SELECT q.fingerprint, COUNT(*) AS runs FROM `{ours.table_id('data_catalog', 'lineage_jobs')}` AS j "
             f"JOIN `{ours.table_id('data_catalog', 'lineage_queries')}` AS q ON q.fingerprint = j.fingerprint "
             f"WHERE STARTS_WITH(q.text, 'INSERT INTO `{dataset}.users`') GROUP BY q.fingerprint"
         ).rows
-    ]
+    )
     assert [row["runs"] for row in inserts] == [2]  # other literals, one entry
 
     graph = Graph(stored.stored_edges(settings))
@@ -58,3 +60,40 @@ def test_from_the_job_log_to_the_graph(settings_for: Callable[..., Settings]) ->
     coverage = stored.describe_columns(ours, settings)
     shop = [name for name in coverage.without if name.startswith(f"{dataset}.")]
     assert shop == []
+
+
+def test_assets_of_an_hour(settings_for: Callable[..., Settings]) -> None:
+    now = datetime.now(UTC)
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    settings = settings_for(first_hour=hour - timedelta(hours=1))
+    contracts = Contracts()
+    warehouse = Warehouse(settings)
+    dataset = warehouse.dataset_id("shop")
+    warehouse.query(f"CREATE SCHEMA `{dataset}`")
+    warehouse.query(f"CREATE TABLE `{dataset}.one` AS SELECT 1 AS a, 'x' AS b")
+    warehouse.query(f"CREATE TABLE `{dataset}.two` AS SELECT a + 1 AS c FROM `{dataset}.one`")
+    definitions = assets.definitions(settings, contracts)
+    dg.Definitions.validate_loadable(definitions)
+    with dg.DagsterInstance.ephemeral() as instance:
+        found = list(definitions.assets or ())
+        done = dg.materialize(
+            [found[0]], instance=instance, partition_key=hour.strftime("%Y-%m-%d-%H:%M"), raise_on_error=True
+        )
+        assert done.success
+        (facts,) = [
+            event.materialization.metadata
+            for event in done.get_asset_materialization_events()
+            if event.asset_key == assets.QUERIES_KEY
+        ]
+        assert facts["jobs"].value >= 2
+        assert dg.materialize([found[1]], instance=instance, raise_on_error=True).success
+        assert stored.query_coverage(stored.catalog_warehouse(settings)).statuses
+    rows = warehouse.query(
+        f"SELECT column_path, has_source, is_read FROM `{warehouse.table_id('data_catalog', 'columns')}` "
+        f"WHERE table_name IN ('{dataset}.one', '{dataset}.two') ORDER BY table_name, column_path"
+    ).rows
+    assert [(row["column_path"], row["has_source"], row["is_read"]) for row in rows] == [
+        ("a", True, True),
+        ("b", True, False),
+        ("c", True, False),
+    ]

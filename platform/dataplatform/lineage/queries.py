@@ -807,9 +807,9 @@ def filled(relation: Relation, names: list[str]) -> Relation:
             items.append((name, listed[key][1]))
             continue
         found = [
-            value
+            member
             for hole in (relation.items[position] for position in holes)
-            if isinstance(hole, Hole) and (value := hole.get(key)) is not None
+            if isinstance(hole, Hole) and (member := hole.get(key)) is not None
         ]
         value: Value = Gap("star_over_unknown_schema", name)
         if found:

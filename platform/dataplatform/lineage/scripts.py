@@ -217,7 +217,7 @@ class Scripts(Statements):
             return re.sub(r"%[sdt]", lambda _: next(texts) or "", pattern)
         elif isinstance(node, exp.Column) and not node.args.get("table"):
             value = self.session.variables.get(node.name.lower())
-            return self._constant_text(value.node) if isinstance(value, Constant) else None
+            return self._constant_text(value.node) if isinstance(value, Constant) and value.node is not None else None
         elif isinstance(node, exp.Parameter):
             project = isinstance(node.this, exp.Parameter) and node.this.name == "project_id"
             return self.session.project if project else None
@@ -251,32 +251,16 @@ class Scripts(Statements):
         self.session.routines[self.table_name(block.name.split(".")).lower()] = routine
 
     def _call_procedure(self, text: str) -> None:
-        call = parse_expression(
-            re.sub(r"`([^`]+)`", r"\1", text.split("(", maxsplit=1)[0]) + text[text.index("(") :]
-            if "(" in text
-            else text
-        )
-        path: list[str] = []
-        node: exp.Expr = call
-        while isinstance(node, exp.Dot):
-            path += [str(one.name) for one in node.this.find_all(exp.Identifier)] or [str(node.this.name)]
-            node = node.expression
-        name = (
-            node.this
-            if isinstance(node, exp.Anonymous)
-            else node.sql_name()
-            if isinstance(node, exp.Func)
-            else node.name
-        )
-        path = _path(text)
+        path = text.partition("(")[0].replace("`", "").strip().split(".")
         routine = self.routine(path)
         if routine is None or not isinstance(routine.body, str):
-            self.note("unknown_procedure", ".".join(path) or str(name))
+            self.note("unknown_procedure", ".".join(path))
             return
         if self._depth >= MAX_CALLS:
             self.note("too_deep", f"CALL {'.'.join(path)}")
             return
-        arguments = list(node.expressions)
+        call = parse_expression("called" + text[text.index("(") :]) if "(" in text else exp.Anonymous(this="called")
+        arguments = list(call.expressions)
         saved = self.session.variables
         self.session.variables = saved | self.bind(routine, arguments, self.root())
         self._depth += 1
@@ -405,10 +389,6 @@ def _fresh(relation: Relation, outer: Scope, before: Scope | None = None, alias:
 
 def _names(text: str) -> list[str]:
     return [piece.strip("` ") for _, piece in split_top(text, frozenset({","}))]
-
-
-def _path(text: str) -> list[str]:
-    return text.partition("(")[0].replace("`", "").strip().split(".")
 
 
 def _function(node: exp.Expr) -> tuple[str, Routine]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sqlglot import exp
 
 from .catalog import Table
-from .edges import WHOLE_ROW, Edge, Unresolved
+from .edges import WHOLE_ROW, Edge, EdgeType, Unresolved
 from .expressions import Constant, Session
 from .parsing import sql
 from .queries import Queries, _shape, filled
@@ -161,7 +161,7 @@ class Statements(Queries):
         column: str | None,
         target: str | None,
         path: str,
-        type_: str,
+        type_: EdgeType,
         subtype: str,
         code: int,
         node: exp.Expr | None,
@@ -182,7 +182,7 @@ class Statements(Queries):
             subtype,
             bool(code & MASKED),
             expression,
-            confidence,  # type: ignore[arg-type]
+            confidence,
         )
 
     def _text(self, node: exp.Expr) -> str:
@@ -425,7 +425,7 @@ def _option(properties: exp.Expr | None, name: str) -> str | None:
     return None
 
 
-_HANDLERS = {
+_HANDLERS: dict[type[exp.Expr], Callable[[Statements, exp.Expr], None]] = {
     exp.Insert: Statements._insert,
     exp.Update: Statements._update,
     exp.Delete: Statements._delete,

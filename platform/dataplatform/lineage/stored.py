@@ -19,10 +19,11 @@ from ..settings import Settings
 from ..warehouse.client import Warehouse
 from ..warehouse.tables import TableSpec, ensure
 from .catalog import Field
-from .declared import event_edges
+from .declared import contract_marks, event_edges
 from .edges import Resolution
 from .impact import Graph, StoredEdge
-from .jobs import resolve_job
+from .jobs import Job, resolve_job
+from .pii import spread
 from .query_log import LABEL, LoggedJob, finished_jobs, read_catalog
 from .workers import in_large_thread
 
@@ -83,7 +84,17 @@ COLUMNS = TableSpec(
     clustering=("table_name",),
     description="Columns of all tables as they are now: whether their sources are known, whether anything reads them.",
 )
-SPECS = (JOBS, QUERIES, EDGES, COLUMNS)
+PERSONAL = TableSpec(
+    DATASET,
+    "pii",
+    _columns(
+        "table_name STRING, column_path STRING, mark STRING, origin STRING, path STRING REPEATED, stopped_by STRING,"
+        "confidence FLOAT64, found_at TIMESTAMP"
+    ),
+    clustering=("table_name",),
+    description="Where personal data has gone: column, mark, origin, the way; `stopped_by` names the masking where a mark ends.",
+)
+SPECS = (JOBS, QUERIES, EDGES, COLUMNS, PERSONAL)
 
 _ARROW = {
     "STRING": pa.string(),
@@ -166,8 +177,6 @@ def collect(warehouse: Warehouse, start: datetime, end: datetime) -> Collected:
 
 def resolve_again(warehouse: Warehouse) -> int:
     """Resolve the kept queries that an older version of the resolver resolved; the number of them."""
-    from .jobs import Job
-
     rows = warehouse.query(
         f"SELECT * FROM `{warehouse.table_id(DATASET, QUERIES.name)}` WHERE resolver_version != @version",
         {"version": RESOLVER_VERSION},
@@ -375,14 +384,66 @@ def describe_columns(warehouse: Warehouse, settings: Settings) -> Coverage:
                     "described_at": now,
                 }
             )
-    staged = _stage(warehouse, COLUMNS, rows)
-    names_ = ", ".join(column["name"] for column in COLUMNS.schema)
-    warehouse.query(
-        f"MERGE `{warehouse.table_id(DATASET, COLUMNS.name)}` AS t USING (SELECT {names_} FROM `{staged}`) AS s ON FALSE "
-        f"WHEN NOT MATCHED BY SOURCE THEN DELETE WHEN NOT MATCHED THEN INSERT ({names_}) VALUES ({names_})",
-        name="columns",
-    )
+    _replace_all(warehouse, COLUMNS, rows)
     return Coverage(len(rows), len(rows) - len(without), tuple(without))
+
+
+def describe_personal_data(warehouse: Warehouse, settings: Settings) -> int:
+    """Write `pii`: where the columns that contracts mark have gone, and where they stop; the number of rows."""
+    graph = Graph(stored_edges(settings))
+    marks = contract_marks(settings)
+    result = spread(graph, marks)
+    now = datetime.now(UTC)
+    rows: list[dict[str, Any]] = [
+        {
+            "table_name": finding.node[0],
+            "column_path": finding.node[1],
+            "mark": finding.mark,
+            "origin": ".".join(finding.origin),
+            "path": [f"{'.'.join(edge.source)} → {'.'.join(edge.target)}: {edge.expression}" for edge in finding.path],
+            "stopped_by": None,
+            "confidence": finding.confidence,
+            "found_at": now,
+        }
+        for finding in result.findings
+    ]
+    rows += [
+        {
+            "table_name": stop.edge.target[0],
+            "column_path": stop.edge.target[1],
+            "mark": stop.mark,
+            "origin": ".".join(stop.origin),
+            "path": [stop.edge.expression],
+            "stopped_by": stop.why,
+            "confidence": stop.edge.confidence,
+            "found_at": now,
+        }
+        for stop in result.stopped
+    ]
+    _replace_all(warehouse, PERSONAL, rows)
+    return len(rows)
+
+
+def query_coverage(warehouse: Warehouse) -> Collected:
+    """Statuses and reasons of all distinct queries."""
+    prepare(warehouse)
+    result = Collected()
+    table = warehouse.table_id(DATASET, QUERIES.name)
+    for row in warehouse.query(f"SELECT status, reasons FROM `{table}`", name="query_coverage").rows:
+        result.statuses[row["status"]] = result.statuses.get(row["status"], 0) + 1
+        for reason in row["reasons"] or ():
+            result.reasons[reason] = result.reasons.get(reason, 0) + 1
+    return result
+
+
+def _replace_all(warehouse: Warehouse, spec: TableSpec, rows: list[dict[str, Any]]) -> None:
+    staged = _stage(warehouse, spec, rows)
+    names = ", ".join(column["name"] for column in spec.schema)
+    warehouse.query(
+        f"MERGE `{warehouse.table_id(DATASET, spec.name)}` AS t USING (SELECT {names} FROM `{staged}`) AS s ON FALSE "
+        f"WHEN NOT MATCHED BY SOURCE THEN DELETE WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({names})",
+        name=spec.name,
+    )
 
 
 def _paths(columns: Mapping[str, Field], above: str = "") -> Iterator[tuple[str, Field]]:

@@ -44,8 +44,8 @@ def add_sources(into: Sources, sources: Sources, by: int = 0) -> None:
     """Merge `sources`, raised by an operation's code, into `into`."""
     if by:
         row = RAISE[by]
-        for origin, code in sources.items():
-            code = row[code]
+        for origin, plain in sources.items():
+            code = row[plain]
             known = into.get(origin)
             into[origin] = code if known is None else MERGE[known][code]
     else:
