@@ -21,6 +21,7 @@ from pymongo.errors import (
     CursorNotFound,
     NotPrimaryError,
     OperationFailure,
+    ProtocolError,
     PyMongoError,
 )
 
@@ -50,6 +51,9 @@ _log = logging.getLogger(__name__)
 
 MAX_BUFFERED_BYTES = 48 << 20
 """Uncompressed size of the records of a commit; what is kept in memory is compressed."""
+MAX_BATCH_DOCUMENTS = 1000
+BATCH_BYTES = 16 << 20
+"""An answer holds as many changes as fit in about so many bytes by the size of the last ones, so that large documents stay few."""
 RENEW_SECONDS = 5.0
 """A quiet stream commits this often: it renews the lease and says that its hours are complete."""
 LOOK_SECONDS = 2.0
@@ -117,6 +121,7 @@ class Capture:
         self._rate_since = time.monotonic()
         self._looked = 0.0
         self._split = False
+        self._batch_documents = MAX_BATCH_DOCUMENTS
         self._snapshots: threading.Thread | None = None
         self._snapshots_stop = threading.Event()
         self._snapshot_error: BaseException | None = None
@@ -159,6 +164,12 @@ class Capture:
                 silent_since = None
             except HistoryLostError as error:
                 self._lost_history(client, str(error))
+            except ProtocolError as error:
+                # An answer larger than the protocol allows: a server that counts documents and not bytes.
+                if self._batch_documents == 1:
+                    raise
+                self._batch_documents = 1
+                _log.warning("%s: %s; reading one change at a time", self.unit.name, error)
             except OperationFailure as error:
                 if not _again(error):
                     raise
@@ -183,6 +194,7 @@ class Capture:
             return False
         opened_for = tuple(sorted(self._contracts))
         stream = ChangeStream(client, self.unit.database, _namespaces(self._contracts), split=self._split)
+        stream.batch_documents = self._batch_documents
         if goal is not None:
             stream.await_milliseconds = 50  # nobody waits for changes to come: the end of the stream is looked for
         state = self.positions.state
@@ -199,6 +211,7 @@ class Capture:
                 batch = reader.get(0.05 if goal is not None else 0.2)
                 if batch is not None:
                     self._take(batch)
+                    stream.batch_documents = self._batch_documents
                     if any(event["operationType"] == "invalidate" for event in batch.events):
                         self._start_after = True
                         self._commit()
@@ -255,8 +268,11 @@ class Capture:
                 touched.add(key)
                 if record.resnapshot is not None:
                     self._resnapshots[record.namespace] = (record.resnapshot, hour)
-        for key in touched:
-            self._buffered += self._buffers[key].squeeze()
+        size = sum(self._buffers[key].squeeze() for key in touched)
+        self._buffered += size
+        if batch.events:
+            fits = max(1, BATCH_BYTES * len(batch.events) // max(size, 1))
+            self._batch_documents = min(MAX_BATCH_DOCUMENTS, fits, 2 * self._batch_documents)
         self._taken += len(batch.events)
         self._token, self._start_after = batch.token, False
         if batch.passed is not None and batch.passed > self._passed:
