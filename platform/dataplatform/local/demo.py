@@ -29,8 +29,9 @@ from .simulator import Account, Batch, Traffic, send
 from .stack import is_running, read_memory
 
 HOUR = timedelta(hours=1)
-CATCH_UP_SERVICES = ("bigquery", "collector", "dagster")
-"""What runs while the demo materialises. The daemon comes after: its sensors would share out the same work."""
+TAKING_IN = ("bigquery", "collector")
+DAEMON = "dagster-daemon"
+"""Comes after the demo has materialised everything: its sensors would share out the same work."""
 
 EVENT_ASSETS = ("contracts", "landing", "events_raw", "events")
 """First part of the asset keys of the behaviour logs."""
@@ -90,7 +91,7 @@ class Step:
 
 def run_demo(*, events: int, hours: int, seed: int, once: bool) -> bool:
     """Run every step; then stay up until Ctrl-C, or (`once`) end everything. Tells whether every check holds."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _interruptible()
     settings = get_settings()
     contracts = load_contracts(settings.schemas_dir)
     ours = not is_running(settings.data_dir.resolve())
@@ -103,6 +104,7 @@ def run_demo(*, events: int, hours: int, seed: int, once: bool) -> bool:
         click.echo()
         demo.say("every check holds" if held else "NOT every check holds")
         if not once:
+            _interruptible()
             click.echo(
                 "          The stack stays up until Ctrl-C." if ours else "          The stack was up before and stays."
             )
@@ -123,10 +125,10 @@ def start(demo: Demo) -> None:
     given: dict[str, Any] = {"accept_received_at": True}
     if not read_memory(demo.settings.data_dir.resolve()).given:
         given["first_hour"] = first_hour.isoformat()
-    _up(demo, [service for service in CATCH_UP_SERVICES if service != "dagster"], given)
+    _up(demo, list(TAKING_IN), given)
     get_settings.cache_clear()
     demo.settings = get_settings()
-    control.up(demo.settings, CATCH_UP_SERVICES, wait=False)
+    control.up(demo.settings, [name for name in _wanted(demo) if name != DAEMON], wait=False)
 
 
 def simulate(demo: Demo) -> None:
@@ -172,8 +174,8 @@ def simulate(demo: Demo) -> None:
 
 
 def show_dagster(demo: Demo) -> None:
-    """The web interface, so that one can watch."""
-    _up(demo, list(CATCH_UP_SERVICES), {})
+    """The web interface, so that one can watch, and all else but the daemon."""
+    _up(demo, [name for name in _wanted(demo) if name != DAEMON], {})
 
 
 def materialise(demo: Demo) -> None:
@@ -188,7 +190,7 @@ def materialise(demo: Demo) -> None:
 
 def start_the_rest(demo: Demo) -> None:
     """All services, among them the daemon, which from now on does by itself what the demo did by hand."""
-    wanted = [service.name for service in SERVICES if service.wanted(demo.settings)]
+    wanted = _wanted(demo)
     _up(demo, wanted, {})
     demo.check(f"all {len(wanted)} services run", all(_runs(demo, name) for name in wanted))
 
@@ -279,9 +281,9 @@ def show_places(demo: Demo) -> None:
 STEPS: list[Step] = [
     Step("starting what takes events in", start),
     Step("simulating a marketplace", simulate),
-    Step("starting Dagster's web interface", show_dagster),
+    Step("starting Dagster's web interface and what else there is", show_dagster),
     Step("materialising all that is due", materialise),
-    Step("starting the rest", start_the_rest),
+    Step("starting Dagster's daemon", start_the_rest),
     Step("what became of everything", show_ledger),
     Step("looking into the tables", check_tables),
     Step("looking at the graph", check_assets),
@@ -298,6 +300,16 @@ def _up(demo: Demo, services: list[str], given: dict[str, Any]) -> None:
             demo.say(f"  {line}")
 
     control.up(demo.settings, services, given=given, with_owner=True, say=say)
+
+
+def _wanted(demo: Demo) -> list[str]:
+    return [service.name for service in SERVICES if service.wanted(demo.settings)]
+
+
+def _interruptible() -> None:
+    """Ctrl-C and SIGTERM end the demo in order, whatever started it or was imported since (Dagster sets handlers of its own)."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 def _is_up(demo: Demo) -> bool:
