@@ -139,6 +139,8 @@ def minds_inexact(contract: EventContract) -> str:
 
 def duplicate_rows(tables: Tables, condition: str) -> str:
     """Common table expression `duplicate` (hour, file, line): rows of the range whose id was received before."""
+    # A clustered table is only read in part where a constant says so; a join with what was found does not.
+    again = "" if condition == "TRUE" else f"r.{condition} AND "
     return f"""\
   again AS (  -- ids that were received more than once
     SELECT event, event_id
@@ -153,7 +155,7 @@ def duplicate_rows(tables: Tables, condition: str) -> str:
       LAG(r.hour) OVER (PARTITION BY r.event, r.event_id ORDER BY r.received_at, r.file, r.line) AS before
     FROM {tables.received} AS r
     JOIN again ON again.event = r.event AND again.event_id = r.event_id
-    WHERE r.hour >= TIMESTAMP_SUB(@start, INTERVAL @lookback_hours HOUR) AND r.hour < @end
+    WHERE {again}r.hour >= TIMESTAMP_SUB(@start, INTERVAL @lookback_hours HOUR) AND r.hour < @end
   ),
   duplicate AS (
     SELECT hour, file, line

@@ -14,7 +14,7 @@ WITH
       LAG(r.hour) OVER (PARTITION BY r.event, r.event_id ORDER BY r.received_at, r.file, r.line) AS before
     FROM `shop.events_raw.received` AS r
     JOIN again ON again.event = r.event AND again.event_id = r.event_id
-    WHERE r.hour >= TIMESTAMP_SUB(@start, INTERVAL @lookback_hours HOUR) AND r.hour < @end
+    WHERE r.event = 'nested_thing_test' AND r.hour >= TIMESTAMP_SUB(@start, INTERVAL @lookback_hours HOUR) AND r.hour < @end
   ),
   duplicate AS (
     SELECT hour, file, line
