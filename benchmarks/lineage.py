@@ -93,7 +93,7 @@ def compare(
             dialect="bigquery",
             schema=schema,
             catalog=project,
-            db=dataset.split(".")[-1],
+            db=dataset.rsplit(".", maxsplit=1)[-1],
         )
 
     tree = qualified()
@@ -108,7 +108,7 @@ def compare(
             lineage(column, one, schema=schema, dialect="bigquery", scope=scope)
 
     def all_at_once() -> None:
-        lineage(None, sql, schema=schema, dialect="bigquery", catalog=project, db=dataset.split(".")[-1])
+        lineage(None, sql, schema=schema, dialect="bigquery", catalog=project, db=dataset.rsplit(".", maxsplit=1)[-1])
 
     parse = best(lambda: sqlglot.parse_one(sql, dialect="bigquery"), rounds)
     both = best(qualified, rounds)

@@ -33,7 +33,7 @@ def lineage() -> None:
 @click.option("--memory-mb", default=2048, show_default=True, help="Memory limit of a statement; 0 for none.")
 @click.option("--distinct", is_flag=True, help="Write the edges of equal texts once, under the id of the first job.")
 def extract(
-    queries: Path, schemas: Path, workers: int, output: Path | None, seconds: float, memory_mb: int, distinct: bool
+    *, queries: Path, schemas: Path, workers: int, output: Path | None, seconds: float, memory_mb: int, distinct: bool
 ) -> None:
     """Edges of a query log, one JSON object a line, and a summary on standard error. Needs no server."""
     from .extract import extract as run
@@ -97,7 +97,7 @@ def _graph(edges: Path | None) -> Graph:
     "--format", "form", type=click.Choice(["table", "json", "dot", "mermaid"]), default="table", show_default=True
 )
 @_EDGES
-def impact(column: str, upstream: bool, depth: int | None, indirect: bool, form: str, edges: Path | None) -> None:
+def impact(column: str, *, upstream: bool, depth: int | None, indirect: bool, form: str, edges: Path | None) -> None:
     """What depends on COLUMN (project.dataset.table.column; `*` for all of a table), nearest first, with owners."""
     start = parse_node(column)
     found = _graph(edges).reach(start, "upstream" if upstream else "downstream", depth=depth, indirect=indirect)
@@ -223,3 +223,42 @@ def read_json(path: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise PlatformError("is not a JSON object", where=str(path), fix="give a file with one JSON object")
     return content
+
+
+@lineage.command()
+@_EDGES
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="File, one event a line; standard output when not given."
+)
+@click.option(
+    "--url", help="OpenLineage endpoint that takes each event by POST, such as http://marquez:5000/api/v1/lineage."
+)
+def openlineage(edges: Path | None, output: Path | None, url: str | None) -> None:
+    """The graph as OpenLineage events."""
+    from datetime import UTC, datetime
+
+    from .openlineage import run_events
+
+    if edges is not None:
+        known = read_edges(edges)
+    else:
+        from .stored import stored_edges
+
+        known = stored_edges(get_settings())
+    events = run_events(known, datetime.now(UTC))
+    if url is not None:
+        import httpx
+
+        with httpx.Client(timeout=30) as client:
+            for event in events:
+                try:
+                    client.post(url, json=event).raise_for_status()
+                except httpx.HTTPError as error:
+                    raise PlatformError(str(error), where=url, fix="check the endpoint") from error
+        return
+    lines = (json.dumps(event, ensure_ascii=False) for event in events)
+    if output is not None:
+        output.write_text("".join(f"{line}\n" for line in lines))
+    else:
+        for line in lines:
+            click.echo(line)

@@ -91,7 +91,7 @@ class Statements(Queries):
             if subtype == GAP:
                 self._unresolved(target, None, source, path)
             else:
-                self._edge(source, path, target, WHOLE_ROW, "INDIRECT", subtype, code, node)
+                self._edge(source, path, target, WHOLE_ROW, type_="INDIRECT", subtype=subtype, code=code, node=node)
 
     def write_relation(self, target: str | None, relation: Relation, names: list[str] | None = None) -> None:
         """A query's rows go to `target`, by position when `names` are given, else under their own names."""
@@ -144,16 +144,25 @@ class Statements(Queries):
         sources = value.sources()
         influences = value.influences()
         if not sources and not influences:
-            self._edge(None, None, target, path, "DIRECT", "CONSTANT", 0, value.node)
+            self._edge(None, None, target, path, type_="DIRECT", subtype="CONSTANT", code=0, node=value.node)
             return
         for (table, column), code in sources.items():
-            node = value.node
-            self._edge(table, column, target, path, "DIRECT", _SUBTYPES[code & 3], code, node, column)
+            self._edge(
+                table,
+                column,
+                target,
+                path,
+                type_="DIRECT",
+                subtype=_SUBTYPES[code & 3],
+                code=code,
+                node=value.node,
+                text=column,
+            )
         for (table, column, subtype), (code, node) in influences.items():
             if subtype == GAP:
                 self._unresolved(target, path, table, column)
             else:
-                self._edge(table, column, target, path, "INDIRECT", subtype, code, node)
+                self._edge(table, column, target, path, type_="INDIRECT", subtype=subtype, code=code, node=node)
 
     def _edge(
         self,
@@ -161,6 +170,7 @@ class Statements(Queries):
         column: str | None,
         target: str | None,
         path: str,
+        *,
         type_: EdgeType,
         subtype: str,
         code: int,
