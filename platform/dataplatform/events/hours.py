@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..contracts.bigquery import event_schema
 from ..contracts.events import EventContract
@@ -19,9 +19,12 @@ from ..errors import PlatformError
 from ..landing import HourState, Landing, Manifest, hour_of, open_landing
 from ..lease import Lease
 from ..settings import Settings
-from ..warehouse.client import Result, Typed, Warehouse
-from ..warehouse.tables import TableSpec, ensure
 from . import received, sql
+
+if TYPE_CHECKING:
+    # Google's client takes longer to import than the rest of the definitions, and only runs and sensors need it.
+    from ..warehouse.client import Result, Typed, Warehouse
+    from ..warehouse.tables import TableSpec
 
 LANDING = "landing/events"
 RECEIVED = "events_raw/received"
@@ -77,7 +80,7 @@ class Piece:
     rows: dict[datetime, int] = field(default_factory=dict)
     facts: dict[datetime, dict[str, Any]] = field(default_factory=dict)
 
-    def add(self, result: Result) -> Result:
+    def add(self, result: "Result") -> "Result":
         """Count a job in."""
         self.jobs.append(result.job_id)
         self.seconds += result.seconds
@@ -104,8 +107,10 @@ class Materialized:
         return self.pieces.setdefault(asset, Piece(asset))
 
 
-def table_specs(contracts: Iterable[EventContract], settings: Settings) -> list[TableSpec]:
+def table_specs(contracts: Iterable[EventContract], settings: Settings) -> "list[TableSpec]":
     """Every table of behaviour logs."""
+    from ..warehouse.tables import TableSpec
+
     return [
         TableSpec(
             "events_raw",
@@ -156,8 +161,10 @@ def table_specs(contracts: Iterable[EventContract], settings: Settings) -> list[
     ]
 
 
-def event_table(contract: EventContract, settings: Settings) -> TableSpec:
+def event_table(contract: EventContract, settings: Settings) -> "TableSpec":
     """The table of one event's accepted rows."""
+    from ..warehouse.tables import TableSpec
+
     return TableSpec(
         "events",
         contract.name,
@@ -185,14 +192,23 @@ class EventHours:
         settings: Settings,
         contracts: Mapping[str, EventContract],
         *,
-        warehouse: Warehouse | None = None,
+        warehouse: "Warehouse | None" = None,
         landing: Landing | None = None,
     ) -> None:
         self.settings = settings
         self.contracts = dict(contracts)
-        self.warehouse = (warehouse or Warehouse(settings)).labelled(stream=self.name)
+        self._warehouse = warehouse.labelled(stream=self.name) if warehouse else None
         self._landing = landing
         self.tables = sql.Tables(settings.project, settings.dataset("events"), settings.dataset("events_raw"))
+
+    @property
+    def warehouse(self) -> "Warehouse":
+        """BigQuery, with jobs that carry the stream's name; made at first use."""
+        if self._warehouse is None:
+            from ..warehouse.client import Warehouse
+
+            self._warehouse = Warehouse(self.settings, labels={"stream": self.name})
+        return self._warehouse
 
     @property
     def landing(self) -> Landing:
@@ -245,7 +261,7 @@ class EventHours:
         if not closed:
             return []
         # A look-up in tables that are not there yet would fail; and new columns show even if no hour is due.
-        ensure(self.warehouse, table_specs(self.contracts.values(), self.settings))
+        self._ensure_tables()
         rows = self.warehouse.query(
             sql.due_statement(self.contracts.values(), self.tables),
             self._parameters(self.first_hour, end) | {"landing": _landing(closed.values())},
@@ -426,7 +442,7 @@ GROUP BY present"""
 
     def _materialise(self, wanted: set[str], start: datetime, end: datetime, lease: Lease, log: Log) -> Materialized:
         done = Materialized(start, end)
-        done.changes = ensure(self.warehouse, table_specs(self.contracts.values(), self.settings))
+        done.changes = self._ensure_tables()
         self._read_manifests(wanted, done)
         self._load(wanted, done, log)
         if not wanted - {LANDING, RECEIVED}:
@@ -641,6 +657,11 @@ ORDER BY hour""",
             name="events_summary",
         ).rows
 
+    def _ensure_tables(self) -> list[str]:
+        from ..warehouse.tables import ensure
+
+        return ensure(self.warehouse, table_specs(self.contracts.values(), self.settings))
+
     @property
     def _lookback(self) -> timedelta:
         return self.settings.lookback_hours * HOUR
@@ -657,7 +678,9 @@ def describe_imbalance(row: Mapping[str, Any]) -> str:
     )
 
 
-def _landing(manifests: Iterable[Manifest]) -> Typed:
+def _landing(manifests: Iterable[Manifest]) -> "Typed":
+    from ..warehouse.client import Typed
+
     return Typed(_LANDING_TYPE, [{"hour": manifest.hour, "digest": manifest.digest} for manifest in manifests])
 
 
