@@ -25,6 +25,7 @@ from ..settings import Settings, get_settings
 from ..warehouse.client import Warehouse
 from . import control
 from .services import SERVICES
+from .shop import show_collections
 from .simulator import Account, Batch, Traffic, send
 from .stack import is_running, read_memory
 
@@ -283,6 +284,7 @@ STEPS: list[Step] = [
     Step("simulating a marketplace", simulate),
     Step("starting Dagster's web interface and what else there is", show_dagster),
     Step("materialising all that is due", materialise),
+    Step("changing a shop's collections, and capturing that", show_collections),
     Step("starting Dagster's daemon", start_the_rest),
     Step("what became of everything", show_ledger),
     Step("looking into the tables", check_tables),

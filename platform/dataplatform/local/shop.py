@@ -11,11 +11,13 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from bson import Decimal128, Int64, ObjectId
 from pymongo import InsertOne, MongoClient
 from pymongo.errors import DuplicateKeyError, OperationFailure
+
+from ..settings import Settings
 
 DATABASE = "shop"
 COLLECTIONS = ("articles", "users", "chats", "transactions", "reviews")
@@ -246,3 +248,68 @@ class Shop:
 
     def _text(self, words: int) -> str:
         return " ".join(self.rng.choices(_WORDS, k=words))
+
+
+class Telling(Protocol):
+    """What the demo gives a step."""
+
+    settings: Settings
+
+    def say(self, line: str = "") -> None: ...
+
+    def check(self, name: str, holds: bool, detail: str = "") -> None: ...
+
+
+def show_collections(demo: Telling, *, articles: int = 400, changes: int = 1500, wait_seconds: float = 90.0) -> None:
+    """A step of the demo: change the shop's collections, wait for the running capture, apply, and compare with the source."""
+    from ..catch_up import definitions_of
+    from ..cdc.connections import connect, operation_time
+    from ..cdc.hours import CollectionHours
+    from ..cdc.reconcile import reconcile
+    from ..cdc.status import status_of
+    from ..contracts.collections import load_collections
+    from ..runs import dagster_instance, execute
+
+    settings = demo.settings
+    contracts = {
+        name: one for name, one in load_collections(settings.schemas_dir).contracts.items() if one.database == DATABASE
+    }
+    if not contracts:
+        return
+    hours = CollectionHours(settings, contracts)
+    client = connect(settings, next(iter(contracts.values())).connection)
+    shop = Shop(client, seed=int(time.time()))
+    shop.fill(articles=articles)
+    began = time.monotonic()
+    shop.run(changes=changes)
+    demo.say(f"  {changes:,} changes and transactions made in {time.monotonic() - began:.1f} s")
+    now = operation_time(client)
+    client.close()
+    deadline = time.monotonic() + wait_seconds
+    while time.monotonic() < deadline:
+        states = hours.states()
+        if states.keys() == contracts.keys() and all(
+            unit.passed >= (now.time, now.inc) and one.snapshot is None for unit, one in states.values()
+        ):
+            break
+        time.sleep(0.2)
+    else:
+        demo.check("the capture reached the last change", False, f"not within {wait_seconds:g} s")
+        return
+    until = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+    hours.close(until)
+    with dagster_instance(settings) as instance:
+        for piece in hours.due(until):
+            outcome = execute(definitions_of(settings), instance, piece, hours.name)
+            demo.say(f"  run {outcome.run_id[:8]} {'succeeded' if outcome.ok else 'failed'} in {outcome.seconds:.1f} s")
+    demo.say(f"  {'collection':<20}{'documents':>10}{'changes':>10}{'columns':>9}{'left over':>11}{'lag':>8}")
+    statuses = {one.collection: one for one in status_of(settings, contracts)}
+    for name, contract in sorted(contracts.items()):
+        found = reconcile(settings, hours, contract)
+        status = statuses[name]
+        columns = len(hours.schema_of(name).fields)
+        demo.say(
+            f"  {name:<20}{found.table_documents:>10,}{status.changes:>10,}{columns:>9}{found.unmapped:>11,}"
+            f"{status.lag_seconds or 0:>6.0f} s"
+        )
+        demo.check(f"{name} is what its source is", found.ok, f"{found.sampled} documents compared")
