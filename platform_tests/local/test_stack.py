@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -115,6 +116,12 @@ def test_no_orphan_when_the_stack_is_killed(stack, victims):
     memory = stack.memory()
     for victim in victims:
         os.kill(memory[victim], signal.SIGKILL)
+    assert stack.nothing_left()
+
+
+def test_a_stack_whose_folder_is_deleted_ends(stack):
+    stack.run("up", "mongo")
+    shutil.rmtree(stack.folder)
     assert stack.nothing_left()
 
 

@@ -51,6 +51,8 @@ def main() -> int:
     condemned: dict[int, float] = {}
     while supervisor.poll() is None:
         time.sleep(0.25)
+        if not (data_dir / "stack.lock").exists():  # the folder was deleted: nobody could ever find this stack again
+            supervisor.terminate()
         end(children(os.getpid()) - {supervisor.pid}, condemned)
     while left := children(os.getpid()):
         end(left | descendants(os.getpid()), condemned)

@@ -218,7 +218,8 @@ class Supervisor:
         self.memory.services = {
             name: one.status for name, one in self.services.items() if one.task is not None and one.status.since
         }
-        write_memory(self.data_dir, self.memory)
+        if self.logs.exists():  # else the folder was deleted, and shall not come back
+            write_memory(self.data_dir, self.memory)
 
     def say(self, line: str) -> None:
         """A line in the supervisor's own log."""
