@@ -223,23 +223,38 @@ def rejected_scripts(contracts: Mapping[str, EventContract], rejecting: Iterable
             mine = f" AND t.event NOT IN ({', '.join(later)})" if later else ""
         else:
             mine = f" AND t.event IN ({', '.join(literal(name) for name, _ in chunk)})"
-        scripts.append(rejected_script(inserts, asked, mine, tables))
+        scripts.append(rejected_script(inserts, asked, mine, sorted(judged), tables))
     return scripts
 
 
-def rejected_script(inserts: list[str], asked: str, mine: str, tables: Tables) -> str:
-    """A script that judges (by `inserts` into `found`) and then puts the refused in place of the range's rows."""
+def rejected_script(inserts: list[str], asked: str, mine: str, judged: list[str], tables: Tables) -> str:
+    """A script that judges (by `inserts` into `found`) and then puts the refused in place of the range's rows.
+
+    `judged` are the events with a contract among them. What is in their tables was accepted and is not judged again: a
+    row that is in neither place makes the ledger's balance fail.
+    """
     head, rows = "", ""
     if inserts:
+        accepted = "\n    UNION ALL ".join(
+            f"SELECT event, event_id, hour FROM {tables.event(name)} WHERE hour >= @start AND hour < @end"
+            for name in judged
+        )
+        listed = f""",
+  accepted AS (  -- an id is accepted once in a range and its look-back
+    {accepted}
+  )""" if judged else ""  # fmt: skip
+        joined = """
+LEFT JOIN accepted AS a ON a.event = r.event AND a.event_id = r.event_id AND a.hour = r.hour""" if judged else ""  # fmt: skip
+        left = " AND a.event_id IS NULL" if judged else ""
         head = f"""\
 -- Duplicates are decided before anything else; an event is either a duplicate, or accepted, or rejected.
 CREATE TEMP TABLE fresh AS
 WITH
-{duplicate_rows(tables, "TRUE")}
+{duplicate_rows(tables, "TRUE")}{listed}
 SELECT r.event, r.hour, r.file, r.line, r.payload, r.faults, {readable()} AS readable
 FROM {tables.received} AS r
-LEFT JOIN duplicate AS d ON d.hour = r.hour AND d.file = r.file AND d.line = r.line
-WHERE r.hour >= @start AND r.hour < @end AND d.line IS NULL{asked};
+LEFT JOIN duplicate AS d ON d.hour = r.hour AND d.file = r.file AND d.line = r.line{joined}
+WHERE r.hour >= @start AND r.hour < @end AND d.line IS NULL{left}{asked};
 
 -- What the door has told of each, and what its contract has found.
 CREATE TEMP TABLE found (

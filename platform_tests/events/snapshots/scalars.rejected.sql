@@ -20,11 +20,15 @@ WITH
     SELECT hour, file, line
     FROM repeated
     WHERE hour >= @start AND before >= TIMESTAMP_SUB(hour, INTERVAL @lookback_hours HOUR)
+  ),
+  accepted AS (  -- an id is accepted once in a range and its look-back
+    SELECT event, event_id, hour FROM `shop.events.scalars_thing_test` WHERE hour >= @start AND hour < @end
   )
 SELECT r.event, r.hour, r.file, r.line, r.payload, r.faults, NOT (r.refused AND EXISTS (SELECT 1 FROM UNNEST(r.faults) AS f WHERE f.code IN ('not_json', 'not_object', 'duplicate_key', 'nul_character', 'lone_surrogate', 'too_deep', 'array_too_long', 'number_too_large'))) AS readable
 FROM `shop.events_raw.received` AS r
 LEFT JOIN duplicate AS d ON d.hour = r.hour AND d.file = r.file AND d.line = r.line
-WHERE r.hour >= @start AND r.hour < @end AND d.line IS NULL AND r.event IN ('scalars_thing_test');
+LEFT JOIN accepted AS a ON a.event = r.event AND a.event_id = r.event_id AND a.hour = r.hour
+WHERE r.hour >= @start AND r.hour < @end AND d.line IS NULL AND a.event_id IS NULL AND r.event IN ('scalars_thing_test');
 
 -- What the door has told of each, and what its contract has found.
 CREATE TEMP TABLE found (
