@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from dataplatform.fraud.compiled import compile_policy, decision
 from dataplatform.fraud.engine import runner
 from dataplatform.fraud.expression import parse_rule, print_expression
+from dataplatform.fraud.fact_types import DeclaredFact
+from dataplatform.fraud.facts import check_facts
 from dataplatform.fraud.policies import parse_policy, print_policy
 from dataplatform.fraud.policy_sql import decide_by_sql
 from dataplatform.fraud.traced import trace_policy
@@ -98,3 +100,69 @@ def test_sql_agrees(bigquery, settings_for):
 def test_sql_agrees_long(bigquery, settings_for):
     total = sum(agree_with_sql(Warehouse(settings_for()), each, 40, 120) for each in (1, 2, 3))
     assert total >= 10_000
+
+
+DECLARED = """\
+policy: p
+event: e
+unknown: hold
+parameters:
+  since: {type: TIMESTAMP, default: "2026-01-10T00:00:00+09:00"}
+  born: {type: DATE, default: "2000-02-29"}
+  large: {type: NUMERIC, default: 99.99}
+  ratio: {type: FLOAT64, default: 0.1}
+rules:
+  - {name: a, when: at >= $since AND at < '2026-02-01T00:00:00.000001Z', score: 1}
+  - {name: b, when: day > $born OR day = '1999-12-31', score: 2}
+  - {name: c, when: exact >= $large AND exact != 100.10, score: 4}
+  - {name: d, when: whole < 2.5 OR whole >= 9007199254740993, score: 8}
+  - {name: e, when: real <= $ratio AND real > -9007199254740993, score: 16}
+  - {name: f, when: flag != FALSE, score: 32}
+  - {name: g, when: whole IN LIST numbers OR real IN LIST numbers OR exact IN LIST numbers, score: 64}
+  - {name: h, when: code IN LIST many, level: block}
+levels: {monitor: 10, hold: 60}
+"""
+TYPES = {
+    "at": "TIMESTAMP",
+    "day": "DATE",
+    "exact": "NUMERIC",
+    "whole": "INT64",
+    "real": "FLOAT64",
+    "flag": "BOOL",
+    "code": "STRING",
+}
+VALUES = {
+    "at": [
+        "2026-01-09T15:00:00Z",
+        "2026-01-09T14:59:59.999999Z",
+        "2026-02-01T00:00:00Z",
+        "2026-02-01T00:00:00.000001Z",
+    ],
+    "day": ["2000-02-29", "2000-03-01", "1999-12-31"],
+    "exact": [99.99, 99.989999999, 100.1, 100, 3, 0.1, 12345678901234567],
+    "whole": [2, 3, 9007199254740992, 9007199254740993, -(2**63), 5],
+    "real": [0.1, 0.10000000000000002, -9007199254740992.0, -9007199254740994.0, 3.0, 5.5],
+    "flag": [True, False],
+    "code": ["k0", "k299", "k300", "K0", ""],
+}
+
+
+def test_declared_types_agree(bigquery, settings_for):
+    """Times, dates, exact decimals and a list too long for the statement, by all three evaluators."""
+    lists = {"numbers": frozenset({3, 5.5, 0.1}), "many": frozenset(f"k{number}" for number in range(300))}
+    declared = {name: DeclaredFact(held) for name, held in TYPES.items()}
+    typed = parse_policy(DECLARED, lists={"numbers": "NUMBER", "many": "STRING"}, declared=declared)
+    chance = random.Random(1)
+    rows = []
+    for _ in range(300):
+        given = {name: chance.choice([*values, None]) for name, values in VALUES.items()}
+        facts, problems = check_facts(typed, given)
+        assert not problems
+        rows.append(facts)
+    parameters = typed.policy.defaults()
+    decide = compile_policy(typed, parameters, lists)
+    expected = [decision(decide(row)) for row in rows]
+    assert expected == [trace_policy(typed, parameters, lists, row).decision for row in rows]
+    found = decide_by_sql(runner(Warehouse(settings_for())), typed, parameters, lists, rows)
+    for row, one, other in zip(rows, expected, found, strict=True):
+        assert one == other, row

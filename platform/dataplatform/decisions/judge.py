@@ -16,7 +16,7 @@ from ..fraud.catalog import Catalog
 from ..fraud.compiled import Decide, Outcome, compile_policy
 from ..fraud.document import suggestion
 from ..fraud.expression import print_expression
-from ..fraud.fact_types import TypedPolicy
+from ..fraud.fact_types import TypedPolicy, list_entries
 from ..fraud.facts import FactProblem
 from ..fraud.features import EntityFeatures
 from ..fraud.parameters import ParameterVersion, Snapshot
@@ -197,8 +197,8 @@ class Bench:
     roles: Mapping[str, EntityFeatures]
     wanted: Mapping[str, frozenset[str]]
     types: Mapping[str, str]
-    memberships: tuple[InList, ...]
-    lists: Mapping[str, frozenset[Scalar]]
+    memberships: tuple[tuple[str, str, frozenset[Scalar]], ...]
+    """Text, fact and entries of every list membership that rules ask for."""
     sentences: Mapping[str, str]
     generation: int
     live: Compiled | None
@@ -246,8 +246,11 @@ def bench_of(typed: TypedPolicy, catalog: Catalog, snapshot: Snapshot | None, va
         roles=roles,
         wanted=wanted,
         types=types,
-        memberships=tuple(tests),
-        lists=lists,
+        memberships=tuple(
+            (print_expression(test), test.fact, list_entries(lists[test.list], typed.types[test.fact]))
+            for test in tests
+            if test.list in lists
+        ),
         sentences={rule.name: rule.reason or rule.name for rule in policy.rules},
         generation=snapshot.generation if snapshot else 0,
         live=compiled(in_force.live) if in_force else None,
@@ -399,9 +402,7 @@ def judge(
         latency_ms=latency_ms,
     )
     memberships = {
-        print_expression(test): facts[test.fact] in bench.lists[test.list]
-        for test in bench.memberships
-        if test.list in bench.lists and facts.get(test.fact) is not None
+        text: facts[fact] in entries for text, fact, entries in bench.memberships if facts.get(fact) is not None
     }
     record = Record(
         received_at=received,

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .fact_types import TypedPolicy, operand_value
+from .fact_types import TypedPolicy, list_entries, operand_value
 from .tree import LEVELS, RANK, And, Comparison, Decision, Expression, Fact, InList, Leaf, Not, Or, Scalar, leaves
 
 type Outcome = tuple[int, int, tuple[str, ...], tuple[str, ...]]
@@ -148,7 +148,7 @@ class _Writer:
     def known(self, leaf: Leaf) -> str:
         fact = self.variable[leaf.fact]
         if isinstance(leaf, InList):
-            return f"{fact} in {self._list(leaf.list)}"
+            return f"{fact} in {self._list(leaf.list, self.typed.types[leaf.fact])}"
         return f"{fact} {_OPERATORS[leaf.operator]} {self._operand(leaf)}"
 
     def possible(self, leaf: Leaf) -> str:
@@ -178,9 +178,12 @@ class _Writer:
             case _:
                 raise AssertionError(expression)
 
-    def _list(self, name: str) -> str:
+    def _list(self, name: str, fact_type: str) -> str:
+        variable = f"list_{name}" if fact_type != "NUMERIC" else f"exact_list_{name}"
+        if variable in self.names:
+            return variable
         # A missing list is never asked for: the known body is not entered without it.
-        return self._global(f"list_{name}", self.lists.get(name, frozenset()))
+        return self._global(variable, list_entries(self.lists.get(name, frozenset()), fact_type))
 
     def _operand(self, leaf: Comparison) -> str:
         value = operand_value(leaf, self.typed.types[leaf.fact], self.parameters)

@@ -111,6 +111,13 @@ def operand_value(leaf: Comparison, fact_type: str, parameters: Mapping[str, Sca
     return value
 
 
+def list_entries(entries: frozenset[Scalar], fact_type: str) -> frozenset[Scalar]:
+    """A list's entries in the form in which a fact of this type is held: the number 0.1 is the NUMERIC 0.1."""
+    if fact_type != "NUMERIC":
+        return entries
+    return frozenset(Decimal(str(entry)) for entry in entries if not isinstance(entry, str))
+
+
 def _uses(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], Leaf]]:
     for condition in policy.conditions:
         yield ("conditions", condition.name), condition.test
@@ -161,6 +168,11 @@ def _check(  # noqa: PLR0917
                 return TypeProblem(owner, leaf.at, problem.code, problem.message, problem.fix)
             return None
     elif kind == fact_kind:
+        if fact_type == "NUMERIC" and isinstance(leaf, Comparison) and isinstance(leaf.operand, Constant):
+            try:
+                read_value(leaf.operand.value, fact_type)
+            except ValueProblem as problem:
+                return TypeProblem(owner, leaf.at, problem.code, problem.message, problem.fix)
         if kind == "BOOL" and isinstance(leaf, Comparison) and leaf.operator not in ("=", "!="):
             return TypeProblem(
                 owner, leaf.at, "operator", f"true and false have no order: {print_expression(leaf)}", "use = or !="

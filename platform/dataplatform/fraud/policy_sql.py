@@ -387,7 +387,9 @@ def _in_values(column: str, kind: str, entries: frozenset[Scalar]) -> str:
         case "r":
             literals = [_float(float(v)) for v in sorted(v for v in entries if not isinstance(v, str)) if float(v) == v]
         case "d":
-            literals = [_decimal(v) for v in sorted(v for v in entries if not isinstance(v, str))]
+            # An entry with more decimals than a NUMERIC can have equals none.
+            exact = sorted(Decimal(str(v)) for v in entries if not isinstance(v, str))
+            literals = [_decimal(v) for v in exact if v == round(v, 9) and abs(v) < Decimal(10) ** 29]
         case _:
             literals = [text_literal(v) if isinstance(v, str) else str(v).upper() for v in sorted(entries, key=str)]
     if not literals:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from .expression import print_expression
-from .fact_types import TypedPolicy, operand_value
+from .fact_types import TypedPolicy, list_entries, operand_value
 from .tree import (
     LEVELS,
     RANK,
@@ -161,7 +161,7 @@ class Tracer:
         if isinstance(test, InList):
             operator, operand = "IN LIST", test.list
             entries = self.lists.get(test.list)
-            holds = None if entries is None else entries.__contains__
+            holds = None if entries is None else list_entries(entries, fact_type).__contains__
         else:
             bound = operand_value(test, fact_type, self.parameters)
             operator, operand = test.operator, plain_value(bound, fact_type)
