@@ -15,22 +15,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
-
-import pyarrow as pa
-import requests
-from google.api_core import exceptions as google_errors
-from google.api_core.client_options import ClientOptions
-from google.api_core.retry import Retry, if_transient_error
-from google.auth import exceptions as auth_errors
-from google.auth.credentials import AnonymousCredentials
-from google.cloud import bigquery
-from urllib3.exceptions import NewConnectionError
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PlatformError
 from ..settings import Settings
+from .lazily import Lazily
 
-_UNREACHABLE = (requests.ConnectionError, requests.Timeout, ConnectionError)
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import requests
+    from google.api_core import exceptions as google_errors
+    from google.api_core.retry import Retry
+    from google.auth import exceptions as auth_errors
+    from google.cloud import bigquery
+else:
+    # Google's client takes as long to import as Dagster; definitions and commands that send no request go without it.
+    pa = Lazily("pyarrow")
+    requests = Lazily("requests")
+    google_errors = Lazily("google.api_core.exceptions")
+    auth_errors = Lazily("google.auth.exceptions")
+    bigquery = Lazily("google.cloud.bigquery")
+
 _LABEL = re.compile(r"[^a-z0-9_-]+")
 _JOB_ID = re.compile(r"[^A-Za-z0-9_-]+")
 """What BigQuery allows in a label's value (63 characters) and in a job's id (1,024)."""
@@ -86,7 +91,7 @@ class Warehouse:
     """BigQuery in one environment. Safe to share between threads; cheap to make (no request is sent)."""
 
     def __init__(
-        self, settings: Settings, *, labels: Mapping[str, str] | None = None, client: bigquery.Client | None = None
+        self, settings: Settings, *, labels: Mapping[str, str] | None = None, client: "bigquery.Client | None" = None
     ) -> None:
         self.settings = settings
         self.labels = {key: _label(value) for key, value in (labels or {}).items()}
@@ -105,15 +110,18 @@ class Warehouse:
         return Warehouse(self.settings, labels=self.labels | labels, client=self._client)
 
     @property
-    def client(self) -> bigquery.Client:
+    def client(self) -> "bigquery.Client":
         """Google's client, for what this class does not wrap."""
         with self._lock:
             if self._client is None:
                 self._client = self._connect()
             return self._client
 
-    def _connect(self) -> bigquery.Client:
+    def _connect(self) -> "bigquery.Client":
         if self.embedded:
+            from google.api_core.client_options import ClientOptions
+            from google.auth.credentials import AnonymousCredentials
+
             return bigquery.Client(
                 project=self.project,
                 credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
@@ -281,7 +289,7 @@ class Warehouse:
 
     def load_rows(
         self,
-        rows: pa.Table,
+        rows: "pa.Table",
         dataset: str,
         table: str,
         *,
@@ -315,7 +323,7 @@ class Warehouse:
 
     def read(
         self, dataset: str, table: str, *, columns: Sequence[str] | None = None, where: str = "", streams: int = 1
-    ) -> pa.Table:
+    ) -> "pa.Table":
         """A table's rows as Arrow, through the Storage Read API (ten times as fast as paging through results).
 
         `where` is a row restriction in SQL, such as `hour = TIMESTAMP '2026-01-01 00:00:00+00'`; the order is not defined.
@@ -324,7 +332,7 @@ class Warehouse:
 
         target = self.table_id(dataset, table)
 
-        def fetch() -> pa.Table:
+        def fetch() -> "pa.Table":
             reader = self._storage()
             session = reader.create_read_session(
                 parent=f"projects/{self.project}",
@@ -414,7 +422,7 @@ class Warehouse:
 
     # Tables.
 
-    def tables(self, dataset: str) -> dict[str, bigquery.table.TableListItem]:
+    def tables(self, dataset: str) -> "dict[str, bigquery.table.TableListItem]":
         """The tables and views of a dataset by name, from one listing; empty where the dataset does not exist."""
 
         def search() -> dict[str, Any]:
@@ -436,10 +444,10 @@ class Warehouse:
             return call()
         except PlatformError:
             raise
-        except _UNREACHABLE as error:
+        except _unreachable_errors() as error:
             raise self._unreachable(what, job_id) from error
         except google_errors.RetryError as error:
-            if isinstance(error.cause, _UNREACHABLE):
+            if isinstance(error.cause, _unreachable_errors()):
                 raise self._unreachable(what, job_id) from error
             raise self._refused(what, error.cause or error, sql, job_id) from error
         except auth_errors.GoogleAuthError as error:
@@ -463,16 +471,20 @@ class Warehouse:
             raise
 
     def _abandon(self, job: Any) -> None:
-        with contextlib.suppress(google_errors.GoogleAPICallError, *_UNREACHABLE):
+        with contextlib.suppress(google_errors.GoogleAPICallError, *_unreachable_errors()):
             job.cancel(retry=None, timeout=5)
 
     def _waiting(self) -> dict[str, Any]:
         # A job of BigQuery outlives a lost connection. One of the embedded server dies with its process, yet stays
         # listed as running, so that asking again would wait for ever.
+        from google.api_core.retry import if_transient_error
+
         return {"retry": self.retry(if_transient_error) if self.embedded else self.retry()}
 
-    def retry(self, predicate: Callable[[Exception], bool] | None = None) -> Retry:
+    def retry(self, predicate: Callable[[Exception], bool] | None = None) -> "Retry":
         """What requests that change nothing twice wait out: an endpoint that is not there for RECONNECT_SECONDS."""
+        from google.api_core.retry import Retry
+
         again = predicate or (_never_arrived if self.embedded else _may_try_again)
         return Retry(predicate=again, initial=0.2, maximum=2.0, multiplier=1.5, timeout=RECONNECT_SECONDS)
 
@@ -506,12 +518,20 @@ class Warehouse:
         return f"{_JOB_ID.sub('_', readable)[:200]}_{uuid.uuid4().hex[:12]}"
 
 
+def _unreachable_errors() -> tuple[type[Exception], ...]:
+    return (requests.ConnectionError, requests.Timeout, ConnectionError)
+
+
 def _may_try_again(error: Exception) -> bool:
-    return isinstance(error, _UNREACHABLE) or bool(if_transient_error(error))
+    from google.api_core.retry import if_transient_error
+
+    return isinstance(error, _unreachable_errors()) or bool(if_transient_error(error))
 
 
 def _never_arrived(error: Exception) -> bool:
     """The request found no server: unlike after a connection cut in the middle, nothing can have been begun."""
+    from urllib3.exceptions import NewConnectionError
+
     reason = getattr(error.args[0], "reason", None) if error.args else None
     return isinstance(reason, NewConnectionError)
 

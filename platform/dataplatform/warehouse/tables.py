@@ -4,12 +4,17 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from google.api_core import exceptions as google_errors
-from google.cloud import bigquery
+from typing import TYPE_CHECKING, Any
 
 from .client import Warehouse, WarehouseError
+from .lazily import Lazily
+
+if TYPE_CHECKING:
+    from google.api_core import exceptions as google_errors
+    from google.cloud import bigquery
+else:
+    google_errors = Lazily("google.api_core.exceptions")
+    bigquery = Lazily("google.cloud.bigquery")
 
 type ColumnSpec = Mapping[str, Any]
 """A column in the API's JSON form: name, type, mode, description, fields, policyTags."""
@@ -173,12 +178,12 @@ def _alter(warehouse: Warehouse, spec: TableSpec) -> list[str]:
     return changes or [f"described {where}"]
 
 
-def _get(warehouse: Warehouse, dataset: str, table: str) -> bigquery.Table:
+def _get(warehouse: Warehouse, dataset: str, table: str) -> "bigquery.Table":
     target = warehouse.table_id(dataset, table)
     return warehouse.request(f"table {target}", lambda: warehouse.client.get_table(target, retry=warehouse.retry()))
 
 
-def _update(warehouse: Warehouse, table: bigquery.Table, columns: list[dict[str, Any]], fields: list[str]) -> None:
+def _update(warehouse: Warehouse, table: "bigquery.Table", columns: list[dict[str, Any]], fields: list[str]) -> None:
     table.schema = [bigquery.SchemaField.from_api_repr(column) for column in columns]
     warehouse.request(
         f"table {table.full_table_id}",
