@@ -233,7 +233,10 @@ class CollectionHours:
             for one in todo:
                 if one.namespace not in states:
                     log(f"{one.namespace}: no capture has taken it up yet")
-            ensure(self.warehouse, [*shared_specs(), *(spec for one in known for spec in collection_specs(one))])
+            ensure(
+                self.warehouse,
+                [*shared_specs(), *(spec for one in known for spec in collection_specs(one, self.settings.policy_tag))],
+            )
             self._views(known)
             schemas, barriers = self._schemas(), self._barriers()
 
@@ -289,7 +292,7 @@ class CollectionHours:
         version, root, rewrite = schemas.get(name, (0, schema.empty(), False))
         first_time = version == 0
         if not content.files and not content.snapshots and not first_time and not rewrite:
-            applied.columns = [dict(column) for column in typed_spec(contract, root).schema]
+            applied.columns = [dict(column) for column in typed_spec(contract, root, self.settings.policy_tag).schema]
             return
         barrier = barriers.get(name, "")
         sweep = False
@@ -322,7 +325,7 @@ class CollectionHours:
             )
             self._query(applied, history, "cdc_history")
             self._query(applied, sql.raw_sql(tables, buckets, barrier, sweep=sweep), "cdc_raw")
-        spec = typed_spec(contract, evolution.root)
+        spec = typed_spec(contract, evolution.root, self.settings.policy_tag)
         applied.columns = [dict(column) for column in spec.schema]
         keep = contract.deletes == "keep"
         if evolution.rewrite:

@@ -1,8 +1,9 @@
 """The tables of captured collections, and the small ones beside them that say how they came to be."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..contracts.bigquery import PII_MARK
 from ..contracts.collections import CollectionContract
 from ..warehouse.client import Warehouse
 from ..warehouse.tables import TableSpec
@@ -81,16 +82,25 @@ def shared_specs() -> list[TableSpec]:
     ]
 
 
-def collection_specs(contract: CollectionContract) -> list[TableSpec]:
-    """The tables of one collection, but the typed one, whose columns come with its documents."""
+def collection_specs(contract: CollectionContract, policy_tag: str | None = None) -> list[TableSpec]:
+    """The tables of one collection, but the typed one, whose columns come with its documents.
+
+    Where the contract names personal data, the whole documents are marked as such.
+    """
     name = table_name(contract.database, contract.collection)
     labels = {"collection": name[:63].lower(), "owner": contract.owner}
     original = f"MongoDB collection {contract.namespace} of connection {contract.connection}."
+    personal = any(one.pii for one in contract.fields)
+
+    def marked(columns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        held = ("document", "update") if personal else ()
+        return [_personal(dict(one), policy_tag) if one["name"] in held else dict(one) for one in columns]
+
     return [
         TableSpec(
             RAW,
             name,
-            RAW_SCHEMA,
+            marked(RAW_SCHEMA),
             "bucket",
             "MONTH",
             ("_id",),
@@ -100,7 +110,7 @@ def collection_specs(contract: CollectionContract) -> list[TableSpec]:
         TableSpec(
             RAW,
             f"{name}__changes",
-            HISTORY_COLUMNS,
+            marked(HISTORY_COLUMNS),
             "hour",
             "DAY" if contract.history_days > _MAX_HOURLY_DAYS else "HOUR",
             ("_id",),
@@ -110,12 +120,12 @@ def collection_specs(contract: CollectionContract) -> list[TableSpec]:
     ]
 
 
-def typed_spec(contract: CollectionContract, root: Node) -> TableSpec:
+def typed_spec(contract: CollectionContract, root: Node, policy_tag: str | None = None) -> TableSpec:
     """The typed table."""
     return TableSpec(
         TYPED,
         table_name(contract.database, contract.collection),
-        typed_columns(contract, root),
+        typed_columns(contract, root, policy_tag),
         "_bucket",
         "MONTH",
         ("_id",),
@@ -124,20 +134,36 @@ def typed_spec(contract: CollectionContract, root: Node) -> TableSpec:
     )
 
 
-def typed_columns(contract: CollectionContract, root: Node) -> list[dict[str, Any]]:
-    """Columns of the typed table, with the contract's texts."""
-    described = {one.keys: one.description for one in contract.fields if one.description}
+def typed_columns(contract: CollectionContract, root: Node, policy_tag: str | None = None) -> list[dict[str, Any]]:
+    """Columns of the typed table, with the contract's texts and marks; what is below a marked field is marked as well."""
+    known = {one.keys: one for one in contract.fields}
+    own = [dict(column) for column in OWN_COLUMNS]
+    if any(one.pii for one in contract.fields):
+        own = [_personal(column, policy_tag) if column["name"] == "_unmapped" else column for column in own]
 
-    def with_texts(nodes: Sequence[Node], made: list[dict[str, Any]], path: tuple[str, ...]) -> list[dict[str, Any]]:
+    def told(
+        nodes: Sequence[Node], made: list[dict[str, Any]], path: tuple[str, ...], pii: bool
+    ) -> list[dict[str, Any]]:
         for node, column in zip(nodes, made, strict=True):
             here = (*path, node.key)
-            if here in described and not column["description"]:
-                column["description"] = described[here]
+            field = known.get(here)
+            personal = pii or (field is not None and field.pii)
+            if field is not None and field.description and field.description not in column["description"]:
+                column["description"] = f"{field.description} {column['description']}".strip()
             if node.type == "STRUCT":
-                with_texts(node.fields, column["fields"], here)
+                told(node.fields, column["fields"], here, personal)
+            elif personal:
+                _personal(column, policy_tag)
         return made
 
-    return [*(dict(column) for column in OWN_COLUMNS), *with_texts(root.fields, columns(root), ())]
+    return [*own, *told(root.fields, columns(root), (), False)]
+
+
+def _personal(column: dict[str, Any], policy_tag: str | None) -> dict[str, Any]:
+    column["description"] = (column.get("description", "") + PII_MARK).strip()
+    if policy_tag:
+        column["policyTags"] = {"names": [policy_tag]}
+    return column
 
 
 STAGING_SCHEMA = CHANGES_SCHEMA
