@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dataplatform.lineage import resolve
+from dataplatform.lineage import catalog_from, resolve
 
 sys.path.insert(0, str(Path(__file__).parent))
 from lineage_cases import Case, cases_catalog, read_cases, told
@@ -32,3 +32,32 @@ def test_case(case: Case) -> None:
 def test_there_are_enough_cases() -> None:
     assert len(ALL) >= 250
     assert len({(case.file, case.title) for case in ALL}) == len(ALL)
+
+
+def test_views_resolve_to_base_tables_as_well() -> None:
+    sql = "SELECT a1, bb FROM v2"
+    named = told(resolve(sql, CATALOG, project="p", default_dataset="p.d", destination="p.d.out"))
+    assert {edge[:2] for edge in named} == {("p.d.v2", "a1"), ("p.d.v2", "bb")}
+    base = told(resolve(sql, CATALOG, project="p", default_dataset="p.d", destination="p.d.out", through_views=True))
+    assert {edge[:2] + edge[3:5] for edge in base} == {
+        ("p.d.t", "a", "a1", "TRANSFORMATION"),
+        ("p.d.t", "b", "bb", "TRANSFORMATION"),
+        ("p.d.t", "ok", "*", "FILTER"),
+    }
+
+
+def test_a_view_that_was_redefined_is_resolved_as_it_is_now() -> None:
+    schemas = {"p.d.t": {"columns": [{"name": "a", "type": "INT64"}, {"name": "b", "type": "INT64"}]}}
+    for column in ("a", "b"):
+        view = {"type": "VIEW", "columns": [], "definition": f"CREATE VIEW d.v AS SELECT {column} AS x FROM d.t"}
+        catalog = catalog_from(schemas | {"p.d.v": view})
+        found = told(resolve("SELECT x FROM p.d.v", catalog, project="p", destination="p.d.out", through_views=True))
+        assert {edge[:2] for edge in found} == {("p.d.t", column)}
+
+
+def test_a_view_defined_through_itself_ends() -> None:
+    view = {"type": "VIEW", "columns": [], "definition": "CREATE VIEW d.v AS SELECT * FROM d.v"}
+    catalog = catalog_from({"p.d.v": view})
+    for through in (False, True):
+        result = resolve("SELECT x FROM p.d.v", catalog, project="p", destination="p.d.out", through_views=through)
+        assert result.unresolved

@@ -82,6 +82,8 @@ class Session:
     variables: dict[str, Value] = field(default_factory=dict)
     created: dict[str, Table] = field(default_factory=dict)
     """Tables that the script itself makes."""
+    expanded: dict[str, Relation | None] = field(default_factory=dict)
+    """Views that were resolved to their base tables."""
     pipes: dict[str, object] = field(default_factory=dict)
     """Pipe queries by the name that stands for them in the text around (see `pipes`)."""
 

@@ -430,6 +430,16 @@ class Queries(Expressions):
 
     def view(self, view: Table) -> Relation | None:
         """The rows of a view through its definition; None when that cannot be told."""
+        if not self.session.through_views:
+            return self._view(view)
+        if view.name not in self.session.expanded:
+            relation = self._view(view)
+            if view.name in self._views:
+                return relation  # it is being resolved further up
+            self.session.expanded[view.name] = relation
+        return self.session.expanded[view.name]
+
+    def _view(self, view: Table) -> Relation | None:
         if view.name in self._views:
             self.note("recursion", view.name)
             return None
@@ -446,7 +456,15 @@ class Queries(Expressions):
         if not isinstance(query, exp.Query):
             return None
         project, dataset, _ = [*view.name.split(".", 2), "", ""][:3]
-        inside = type(self)(Session(self.session.catalog, project, f"{project}.{dataset}", self.session.through_views))
+        inside = type(self)(
+            Session(
+                self.session.catalog,
+                project,
+                f"{project}.{dataset}",
+                self.session.through_views,
+                expanded=self.session.expanded,
+            )
+        )
         inside._views = [*self._views, view.name]
         relation = _with_names(inside.query(query, Scope(None, {}, {})), names)
         if self.session.through_views:
