@@ -231,7 +231,7 @@ def operation_number(row: dict[str, Any]) -> int | None:
 
 
 def test_the_law_short(settings_for: Callable[..., Settings], bigquery: Any, tmp_path: Path) -> None:
-    plan = {"capture": 4, "mongo": 3, "run": 2, "bigquery": 1}
+    plan = {"capture": 3, "mongo": 2, "run": 2, "bigquery": 1}
     law(settings_for, bigquery, tmp_path, seed=20261124, plan=plan, dagster=False)
 
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -374,6 +374,7 @@ class CollectionHours:
                     table,
                     STAGING_SCHEMA,
                     write="WRITE_APPEND" if first else "WRITE_TRUNCATE",
+                    expires=None if self.warehouse.embedded else datetime.now(UTC) + timedelta(days=1),
                 )
             except WarehouseUnreachableError:
                 raise

@@ -1,0 +1,90 @@
+"""Captured collections in Dagster: the graph, what the sensor asks for, what the checks say, a run to its end."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from source_lab import Lab, soon
+
+from dataplatform.cdc.assets import OPLOG_ERROR, OPLOG_WARNING, ask, completeness_result, definitions, headroom_result
+from dataplatform.cdc.status import CollectionStatus
+from dataplatform.due import Due
+from dataplatform.local.servers import CHECKOUT
+from dataplatform.runs import dagster_instance, execute
+from dataplatform.settings import Settings
+
+KEY = dg.AssetKey(["mongo", "a__b"])
+
+
+def status(**values: Any) -> CollectionStatus:
+    return CollectionStatus(
+        **({"collection": "a.b", "connection": "c", "table": "a__b", "state": "streaming"} | values)
+    )
+
+
+def test_the_graph_of_the_projects_own_contracts(tmp_path: Path) -> None:
+    found = definitions(Settings(data_dir=tmp_path, schemas_dir=CHECKOUT / "schemas"))
+    graph = found.resolve_asset_graph()
+    keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
+    assert {"mongodb/shop__articles", "mongo_raw/shop__articles", "mongo/shop__articles"} <= keys
+    assert len(keys) == 15
+    names = {key.name for key in graph.asset_check_keys}
+    assert names == {"reconciled", "complete", "oplog_headroom"}
+    parents = graph.get(dg.AssetKey(["mongo", "shop__users"])).parent_keys
+    assert parents == {dg.AssetKey(["mongo_raw", "shop__users"])}
+
+
+def test_no_contracts_no_definitions(tmp_path: Path) -> None:
+    assert not list(definitions(Settings(data_dir=tmp_path, schemas_dir=tmp_path)).assets or [])
+
+
+def test_the_sensor_asks_for_one_thing_once_and_again_after_a_while() -> None:
+    now = datetime(2026, 11, 24, 8, tzinfo=UTC)
+    due = Due(("mongo/a__b",), now, now + timedelta(hours=1), "its changes are new", "digest")
+    requests, cursor = ask([due], None, now)
+    assert [request.run_key for request in requests] == ["mongo:digest:1"]
+    requests, cursor = ask([due], cursor, now + timedelta(minutes=5))
+    assert requests == []
+    requests, cursor = ask([due], cursor, now + timedelta(minutes=11))
+    assert [request.run_key for request in requests] == ["mongo:digest:2"]
+    assert ask([], cursor, now)[1] == ""
+
+
+def test_oplog_headroom() -> None:
+    assert headroom_result(KEY, status(oplog_seconds_left=OPLOG_WARNING.total_seconds())).passed
+    low = headroom_result(KEY, status(oplog_seconds_left=OPLOG_WARNING.total_seconds() - 1))
+    assert (low.passed, low.severity) == (False, dg.AssetCheckSeverity.WARN)
+    lower = headroom_result(KEY, status(oplog_seconds_left=OPLOG_ERROR.total_seconds() - 1))
+    assert (lower.passed, lower.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert headroom_result(KEY, status()).passed
+
+
+def test_complete_in_time() -> None:
+    assert completeness_result(KEY, status(lag_seconds=60.0), 120).passed
+    assert not completeness_result(KEY, status(lag_seconds=7201.0), 120).passed
+    assert not completeness_result(KEY, status(lag_seconds=1.0, snapshot={"rows": 1}), 120).passed
+    assert not completeness_result(KEY, status(), 120).passed
+
+
+def test_a_run_applies_what_is_due(lab: Lab, settings_for: Callable[..., Settings]) -> None:
+    lab.contract("docs")
+    lab.db.docs.insert_one({"_id": 1, "n": 5})
+    lab.capture()
+    hours = lab.hours()
+    hours.close(soon())
+    (due,) = hours.due(soon())
+    with dagster_instance(lab.settings) as instance:
+        outcome = execute(definitions(lab.settings), instance, due, hours.name)
+        assert outcome.ok, outcome.failures
+        event = instance.get_latest_materialization_event(dg.AssetKey(due.assets[1].split("/")))
+    assert event is not None
+    assert event.asset_materialization is not None
+    metadata = event.asset_materialization.metadata
+    schema = metadata["dagster/column_schema"].value
+    assert isinstance(schema, dg.TableSchema)
+    assert "n" in [column.name for column in schema.columns]
+    assert metadata["snapshot_rows"].value == 1
+    assert hours.due(soon()) == []
+    lab.assert_equal("docs")
