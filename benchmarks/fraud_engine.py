@@ -102,7 +102,7 @@ def peer(name: str):
             + "]"
         )
         compiled = env.compile(source)
-        return lambda row: [n for n, each in enumerate(compiled.eval(data=row).value()) if str(each).lower() == "true"]
+        return lambda row: [n for n, each in enumerate(compiled.eval(data=row).value()) if each.value()]
     if name == "zen-engine":
         import zen
 
