@@ -5,6 +5,7 @@ project once and brings whatever was selected up to date, with one statement an 
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,11 +31,13 @@ FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_
 def event_definitions(settings: Settings, contracts: Contracts) -> dg.Definitions:
     """All definitions of behaviour logs. Sends no request: clients are made when a run or sensor first needs them."""
     stream = EventHours(settings, contracts.events)
-    return dg.Definitions(
-        assets=[contract_assets(contracts), hourly_assets(settings, contracts, stream)],
-        asset_checks=rate_checks(stream),
-        sensors=event_sensors(stream, contracts),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # code references, for every contract
+        return dg.Definitions(
+            assets=[contract_assets(contracts), hourly_assets(settings, contracts, stream)],
+            asset_checks=rate_checks(stream),
+            sensors=event_sensors(stream, contracts),
+        )
 
 
 def event_hours(settings: Settings) -> dg.HourlyPartitionsDefinition:
