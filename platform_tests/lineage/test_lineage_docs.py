@@ -14,7 +14,9 @@ def test_reasons_are_documented() -> None:
     text = DOCS.read_text()
     head, _, rest = text.partition(BEGIN)
     present, _, tail = rest.partition(END)
-    table = "| reason | meaning |\n|---|---|\n" + "".join(f"| `{key}` | {meaning} |\n" for key, meaning in REASONS.items())
+    table = "| reason | meaning |\n|---|---|\n" + "".join(
+        f"| `{key}` | {meaning} |\n" for key, meaning in REASONS.items()
+    )
     if os.environ.get("LINEAGE_WRITE_DOCS"):
         DOCS.write_text(f"{head}{BEGIN}{table}{END}{tail}")
         return

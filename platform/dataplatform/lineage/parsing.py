@@ -7,7 +7,7 @@ import re
 
 from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect
-from sqlglot.errors import SqlglotError
+from sqlglot.errors import ParseError, SqlglotError
 
 # The parser logs a warning for each statement it keeps as an opaque command; we record those ourselves, with a reason.
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
@@ -58,7 +58,10 @@ def parse(text: str) -> exp.Expr:
 
 
 def _parse(text: str) -> exp.Expr:
-    return next((one for one in BIGQUERY.parse(text) if one is not None), None) or exp.Semicolon()
+    try:
+        return next((one for one in BIGQUERY.parse(text) if one is not None), None) or exp.Semicolon()
+    except (TypeError, AttributeError) as error:  # the compiled parser's way to say so, for some texts
+        raise ParseError(f"not understood: {error}") from error
 
 
 def parse_expression(text: str) -> exp.Expr:

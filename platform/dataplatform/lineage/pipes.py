@@ -48,7 +48,10 @@ def lift_pipes(text: str, prefix: str = "__pipe_") -> tuple[str, dict[str, PipeQ
         name = f"{prefix}{len(pipes)}"
         pieces = [piece for _, piece in split_top(query, frozenset({"|>"}))]
         first = pieces[0] if not pieces[0].upper().startswith("FROM") else "SELECT * " + pieces[0]
-        pipes[name] = PipeQuery(parse(first), tuple(_stage(piece) for piece in pieces[1:]))
+        start_query = parse(first)
+        if not isinstance(start_query, exp.Query):
+            raise SyntaxProblem(f"not a query before |>: {first[:100]}")
+        pipes[name] = PipeQuery(start_query, tuple(_stage(piece) for piece in pieces[1:]))
         text = f"{text[:start]}{head} SELECT * FROM {name} {text[end:]}"
     return text, pipes
 
@@ -76,6 +79,8 @@ def _head(text: str) -> tuple[str, str]:
     depth = 0
     found: list[Lexeme] = lexemes(text)
     for position, lexeme in enumerate(found):
+        if lexeme.word == "|>" and depth == 0:
+            break
         if lexeme.word == "(":
             if position == 0:
                 break

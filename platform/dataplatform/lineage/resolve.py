@@ -38,5 +38,7 @@ def resolve(
         run.note("too_deep", "")
     except SyntaxProblem as error:
         run.note("syntax", str(error))
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, AssertionError) as error:
+        run.note("internal", f"{type(error).__name__}: {error}"[:300])
     unresolved = list(run.unresolved) + [Unresolved(target, None, *note) for note in run.notes]
     return Resolution(list(run.edges.values()), unresolved)

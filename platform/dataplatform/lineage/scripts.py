@@ -66,6 +66,9 @@ class Scripts(Statements):
                     self._text_statement(block.text)
                 except SyntaxProblem as error:
                     self.note("syntax", str(error))
+                except (AttributeError, KeyError, IndexError, TypeError, ValueError, AssertionError) as error:
+                    # A tree that no valid statement has; it costs this statement, not the script.
+                    self.note("internal", f"{type(error).__name__}: {error}"[:300])
             elif isinstance(block, Conditional):
                 self._conditional(block)
             elif isinstance(block, ForEach):
