@@ -107,7 +107,45 @@ def quick_lookups() -> None:
             return found
 
     database.objects = objects
+    quick_columns()
 
+
+def quick_columns() -> None:
+    """The columns that may not be NULL are looked up for every table of a statement among all columns of all tables; again the
+    lake's own catalogue answers for one table."""
+    import duckdb
+    from local_bigquery.catalog import tables
+    from local_bigquery.engine import database
+
+    slow = database.fetch
+    asked = "SELECT column_name FROM duckdb_columns() WHERE database_name = ? AND schema_name = ? AND table_name = ? AND NOT is_nullable"
+
+    class Database:
+        """The server's database, for the module that looks up columns."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(database, name)
+
+        @staticmethod
+        def fetch(sql: str, parameters: Any = None) -> Any:
+            if sql == asked and parameters[0] != "emulator":
+                lake = database.quote(f"__ducklake_metadata_{parameters[0]}")
+                try:
+                    return slow(REQUIRED.format(lake=lake), parameters[1:])
+                except duckdb.Error:  # not a lake, or another layout of its catalogue
+                    pass
+            return slow(sql, parameters)
+
+    tables.database = Database()
+
+
+REQUIRED = """
+SELECT column_name
+FROM {lake}.ducklake_column AS c
+JOIN {lake}.ducklake_table AS t ON t.table_id = c.table_id AND t.end_snapshot IS NULL
+JOIN {lake}.ducklake_schema AS s ON s.schema_id = t.schema_id AND s.end_snapshot IS NULL
+WHERE s.schema_name = ? AND t.table_name = ? AND c.end_snapshot IS NULL AND c.parent_column IS NULL AND NOT c.nulls_allowed
+"""
 
 LOOK_UP = """
 WITH dataset AS (SELECT schema_id FROM {lake}.ducklake_schema WHERE end_snapshot IS NULL AND schema_name = $1)
