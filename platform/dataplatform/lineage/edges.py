@@ -61,6 +61,7 @@ REASONS: dict[str, str] = {
     "unknown_schema": "The table is not in the schemas; columns named in the statement are told, others are not.",
     "unknown_column": "The schema of the table does not have this column.",
     "unknown_field": "The type of the column does not have this field.",
+    "not_in_target": "The query gives a column that the schema of its target does not have.",
     "ambiguous_column": "More than one table without a schema may have this column; each gets an edge of low confidence.",
     "star_over_unknown_schema": "`*` over a table without a schema: its columns cannot be listed.",
     "unknown_type": "The schemas file states a type that is not BigQuery's; the column is taken without a type.",

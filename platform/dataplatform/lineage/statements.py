@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from sqlglot import exp
 
-from .catalog import Table
+from .catalog import UNKNOWN, Field, Table
 from .edges import WHOLE_ROW, Edge, EdgeType, Unresolved
 from .expressions import Constant, Session
 from .parsing import sql
@@ -76,24 +76,36 @@ class Statements(Queries):
         relation = self.table(target)
         return relation.names()
 
-    def write(self, target: str | None, assignments: Iterable[Assignment], rows: Influences) -> None:
-        """Columns of `target` get these values; `rows` decide about whole rows. A temporary table keeps them instead."""
+    def write(
+        self, target: str | None, assignments: Iterable[Assignment], rows: Influences, *, defines: bool = False
+    ) -> None:
+        """Columns of `target` get these values; `rows` decide about whole rows. A temporary table keeps them instead.
+
+        `defines`: the statement makes the table, so its columns are what the statement says, whatever was known.
+        """
         if target is not None and target.lower() in self.session.temporary:
             self._write_temporary(target.lower(), assignments, rows)
             return
-        casing: dict[str, str] = {}
-        table = self.session.catalog.get(target) if target is not None else None
-        if table is not None and table.columns is not None:
-            casing = {key: column.name for key, column in table.columns.items()}
+        table = self.session.catalog.get(target) if target is not None and not defines else None
+        shapes = table.columns if table is not None else None
         for name, value in assignments:
-            self._column_edges(target, casing.get(name.lower(), name), value)
+            if shapes is None:
+                self._column_edges(target, name, value)
+                continue
+            path, shape = _stated_path(name, shapes)
+            if path is None:
+                self._unresolved(target, name, "not_in_target", f"the schema of {target} has no {name}")
+            else:
+                self._column_edges(target, path, value, shape)
         for (source, path, subtype), (code, node) in (rows | self.steering).items():
             if subtype == GAP:
                 self._unresolved(target, None, source, path)
             else:
                 self._edge(source, path, target, WHOLE_ROW, type_="INDIRECT", subtype=subtype, code=code, node=node)
 
-    def write_relation(self, target: str | None, relation: Relation, names: list[str] | None = None) -> None:
+    def write_relation(
+        self, target: str | None, relation: Relation, names: list[str] | None = None, *, defines: bool = False
+    ) -> None:
         """A query's rows go to `target`, by position when `names` are given, else under their own names."""
         known = names
         if (
@@ -113,7 +125,7 @@ class Statements(Queries):
             if len(names) != len(items) and relation.names() is not None:
                 self._unresolved(target, None, "column_count", f"{len(items)} columns for {len(names)}")
             items = [(name, value) for name, (_, value) in zip(names, items, strict=False)]
-        self.write(target, items, relation.rows)
+        self.write(target, items, relation.rows, defines=defines)
 
     def _write_temporary(self, target: str, assignments: Iterable[Assignment], rows: Influences) -> None:
         table = self.session.temporary[target]
@@ -135,11 +147,19 @@ class Statements(Queries):
         add_influences(merged, self.steering)
         self.session.temporary[target] = Relation(items, merged)
 
-    def _column_edges(self, target: str | None, path: str, value: Value) -> None:
+    def _column_edges(self, target: str | None, path: str, value: Value, shape: Field | None = None) -> None:
         fields = value.exploded()
-        if fields:
+        if fields and (shape is None or shape.type == UNKNOWN):
             for name, child in fields:
                 self._column_edges(target, path if name == "*" else f"{path}.{name}", child)
+            return
+        if fields and shape is not None and len(fields) == len(shape.fields):
+            # A STRUCT is written by position where its own names are not the column's.
+            own = {name.lower(): child for name, child in fields}
+            named = all(inner.name.lower() in own for inner in shape.fields)
+            for inner, (_, child) in zip(shape.fields, fields, strict=True):
+                member = own[inner.name.lower()] if named else child
+                self._column_edges(target, f"{path}.{inner.name}", member, inner)
             return
         sources = value.sources()
         influences = value.influences()
@@ -360,7 +380,7 @@ class Statements(Queries):
         if relation is None:
             self._remember(target, [(name, NOTHING) for name in names or like or []])
             return
-        self.write_relation(target, relation, names)
+        self.write_relation(target, relation, names, defines=True)
         if relation.names() is not None and kind == "TABLE":
             pairs = relation.everything()
             self._remember(
@@ -422,6 +442,21 @@ class Statements(Queries):
         for table in node.args.get("tables") or [node.this]:
             if isinstance(table, exp.Table):
                 self.session.temporary.pop(str(table.name).lower(), None)
+
+
+def _stated_path(name: str, columns: Mapping[str, Field]) -> tuple[str | None, Field | None]:
+    """The column path as the schema writes it, with its type; None when the schema does not have it."""
+    first, *rest = name.split(".")
+    field = columns.get(first.lower())
+    if field is None:
+        return (name, None) if name == WHOLE_ROW else (None, None)
+    path = field.name
+    for part in rest:
+        inner = field.child(part)
+        if inner is None:
+            return (name, None) if field.type == UNKNOWN else (None, None)
+        path, field = f"{path}.{inner.name}", inner
+    return path, field
 
 
 def _option(properties: exp.Expr | None, name: str) -> str | None:
