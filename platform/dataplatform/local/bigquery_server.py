@@ -38,6 +38,8 @@ def main() -> None:
     settings.default_project_id = arguments.project
     settings.data_dir = arguments.data_dir
     quick_lookups()
+    quick_columns()
+    quick_starts()
     end_lost_jobs()
 
     import uvicorn
@@ -107,7 +109,6 @@ def quick_lookups() -> None:
             return found
 
     database.objects = objects
-    quick_columns()
 
 
 def quick_columns() -> None:
@@ -137,6 +138,37 @@ def quick_columns() -> None:
             return slow(sql, parameters)
 
     tables.database = Database()
+
+
+def quick_starts() -> None:
+    """Every job asks which temporary tables its session has, by listing all tables of all datasets. A job without a session
+    has none before its first statement."""
+    from local_bigquery.jobs import query
+
+    slow = query.execute
+    asked = "SELECT table_name FROM duckdb_tables() WHERE temporary"
+
+    class Nothing:
+        def fetchall(self) -> list[tuple[Any, ...]]:
+            return []
+
+    class Cursor:
+        """The connection of one job outside a session."""
+
+        def __init__(self, cursor: Any) -> None:
+            self._cursor = cursor
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._cursor, name)
+
+        def sql(self, text: str, *arguments: Any, **named: Any) -> Any:
+            return Nothing() if text == asked else self._cursor.sql(text, *arguments, **named)
+
+    @functools.wraps(slow)
+    def execute(cursor: Any, *arguments: Any, session: Any = None, **named: Any) -> Any:
+        return slow(cursor if session else Cursor(cursor), *arguments, session=session, **named)
+
+    query.execute = execute
 
 
 REQUIRED = """
