@@ -15,6 +15,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import psutil
 import pymongo
 from bson import ObjectId, json_util
@@ -23,6 +24,7 @@ from dataplatform.cdc import sql
 from dataplatform.cdc.hours import CollectionHours
 from dataplatform.cdc.service import capture_once
 from dataplatform.cdc.sql import RAW_SCHEMA, Tables
+from dataplatform.cdc.state import PositionFile, Unit, UnitState
 from dataplatform.contracts.collections import load_collections
 from dataplatform.local.servers import Server, bigquery_command, free_ports, mongo_command
 from dataplatform.settings import Settings
@@ -109,6 +111,7 @@ def refresh(settings: Settings, mongo: Server, documents: int) -> None:
         started, used = time.perf_counter(), cpu(mongo)
         capture_once(settings, print)
         used = cpu(mongo) - used
+        an_hour_ago(settings)
         apply()
         return time.perf_counter() - started, used
 
@@ -143,7 +146,19 @@ def refresh(settings: Settings, mongo: Server, documents: int) -> None:
     print(f"{'refresh by changes':<24}{len(changed):>16,}{ours[1]:>14.2f}{ours[0]:>10.1f}")
     print(f"{'full dump':<24}{documents:>16,}{dump[1]:>14.2f}{dump[0]:>10.1f}")
     ratios = (documents / len(changed), dump[1] / max(ours[1], 1e-3), dump[0] / ours[0])
-    print(f"{'dump / changes':<24}{ratios[0]:>16.0f}{ratios[1]:>14.1f}{ratios[2]:>10.1f}")
+    print(f"{'dump / changes':<24}{ratios[0]:>16.0f}{ratios[1]:>14.1f}{ratios[2]:>10.1f}", flush=True)
+
+
+def an_hour_ago(settings: Settings) -> None:
+    """As if the snapshot had ended an hour ago: a refresh is of an hour of its own."""
+    file = PositionFile(settings, Unit("bench")).file
+    present = file.read()
+    assert present is not None
+    state = msgspec.json.decode(present[0], type=UnitState)
+    collection = state.collections["bench.docs"]
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+    collection.since = collection.ended[0].hour = hour
+    file.write(msgspec.json.encode(state), present[1])
 
 
 def merges(settings: Settings, sizes: list[int]) -> None:

@@ -56,6 +56,7 @@ BATCH_BYTES = 16 << 20
 """An answer holds as many changes as fit in about so many bytes by the size of the last ones, so that large documents stay few."""
 RENEW_SECONDS = 5.0
 """A quiet stream commits this often: it renews the lease and says that its hours are complete."""
+OPLOG_SECONDS = 600.0
 LOOK_SECONDS = 2.0
 """How often contracts and requests are looked at."""
 GIVE_UP_SECONDS = 60.0
@@ -239,6 +240,7 @@ class Capture:
                     return True
                 if time.monotonic() - self._looked >= LOOK_SECONDS:
                     self._look(client)
+                    self._note_oplog(client)
                     if tuple(sorted(self._contracts)) != opened_for:
                         self._commit()
                         return False
@@ -346,9 +348,16 @@ class Capture:
         self.positions.commit(change)
 
     def _note_oplog(self, client: MongoClient[dict[str, Any]]) -> None:
+        """Keep how far back the oplog goes; asked seldom, for a server may read its whole oplog to answer."""
+        asked, now = self.positions.state.oplog_asked_at, datetime.now(UTC)
+        if asked is not None and now - asked < timedelta(seconds=OPLOG_SECONDS):
+            return
         first = oplog_first(client)
-        if first is not None:
-            self.positions.commit(lambda state: setattr(state, "oplog_first", first))
+
+        def note(state: UnitState) -> None:
+            state.oplog_first, state.oplog_asked_at = first, now
+
+        self.positions.commit(note)
 
     # Contracts, requests, snapshots.
 

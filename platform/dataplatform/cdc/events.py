@@ -1,8 +1,7 @@
 """From the events of a change stream to landed records: pure, one event at a time, in the stream's order."""
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .buckets import bucket_of
 from .changes import line_of, time_text, transaction_text
@@ -10,8 +9,7 @@ from .extended_json import canonical
 from .positions import Ordinals, Position
 
 
-@dataclass(frozen=True, slots=True)
-class Landable:
+class Landable(NamedTuple):
     """One record and where it belongs. `resnapshot`: the collection got documents without events (a rename onto it)."""
 
     namespace: str

@@ -23,7 +23,7 @@ class Position(NamedTuple):
     ordinal: int = 0
 
     def __str__(self) -> str:
-        return f"{self.t:010d}.{self.i:010d}.{self.ordinal:07d}"
+        return "%010d.%010d.%07d" % self  # noqa: UP031  # a third faster, and every change has one
 
     @classmethod
     def parse(cls, text: str) -> "Position":
