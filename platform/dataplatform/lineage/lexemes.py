@@ -6,6 +6,7 @@ The parser's own tokenizer is of no use here: it swallows the rest of a statemen
 from __future__ import annotations
 
 import re
+import sys
 from typing import NamedTuple
 
 STRING = r"""(?:[rR][bB]?|[bB][rR]?)?(?:'''(?:\\.|[^\\])*?'''|\"\"\"(?:\\.|[^\\])*?\"\"\"|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
@@ -24,9 +25,9 @@ class Lexeme(NamedTuple):
     end: int
 
 
-def lexemes(text: str) -> list[Lexeme]:
-    """All lexemes but white space and comments."""
-    found = []
+def lexemes(text: str, most: int = sys.maxsize) -> list[Lexeme]:
+    """All lexemes, or the first ones, but white space and comments."""
+    found: list[Lexeme] = []
     for match in _LEXEME.finditer(text):
         kind = match.lastgroup
         if kind == "word":
@@ -35,6 +36,8 @@ def lexemes(text: str) -> list[Lexeme]:
             found.append(Lexeme(match.group(), match.start(), match.end()))
         elif kind in ("string", "quoted"):
             found.append(Lexeme("", match.start(), match.end()))
+        if len(found) >= most:
+            break
     return found
 
 

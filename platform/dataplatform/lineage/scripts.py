@@ -106,10 +106,10 @@ class Scripts(Statements):
     # -- one statement
 
     def _text_statement(self, text: str) -> None:
-        found = lexemes(text[:400])
-        words = [lexeme.word for lexeme in found[:3]]
+        found = lexemes(text, 2)
+        words = [lexeme.word for lexeme in found]
         first = words[0] if words else ""
-        if words[:2] == ["EXECUTE", "IMMEDIATE"]:
+        if words == ["EXECUTE", "IMMEDIATE"]:
             self._execute(text[found[1].end :])
         elif first == "CALL":
             self._call_procedure(text[found[0].end :])
