@@ -149,6 +149,7 @@ def test_error_286_reads_everything_again_and_says_so(lab: Lab, other_server: An
     lab.assert_landed("docs")
     (status,) = status_of(lab.settings, lab.contracts)
     assert len(status.lost) == 1
+    lab.client.close()  # before its server ends, for which closing would wait
 
 
 def test_a_server_that_dies_is_waited_for(lab: Lab, mongo: Any) -> None:

@@ -23,7 +23,7 @@ from .state import CollectionState, PositionFile, Snapshot, UnitState, floor_hou
 
 _log = logging.getLogger(__name__)
 
-BATCH_DOCUMENTS = 500
+BATCH_DOCUMENTS = 100
 CHUNK_BYTES = 32 << 20
 _CURSOR_ATTEMPTS = 20
 
@@ -152,7 +152,7 @@ def run_snapshot(
             land()
             if _present(positions, namespace, generation) is None:
                 return
-        if since >= 100:
+        if since >= 25:
             if stop.wait(pace.wait_seconds(since)):
                 return
             since = 0

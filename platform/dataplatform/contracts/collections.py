@@ -45,7 +45,7 @@ class SnapshotLimits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     documents_per_second: float = PydanticField(
-        2_000, gt=0, description="Most documents a second; lowered by itself while the source's latency is raised."
+        750, gt=0, description="Most documents a second; lowered by itself while the source's latency is raised."
     )
     chunk_documents: int = PydanticField(
         10_000, ge=1, le=1_000_000, description="Documents of a chunk, after each of which the snapshot can resume."
