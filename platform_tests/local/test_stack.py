@@ -147,3 +147,15 @@ def test_a_port_that_is_taken_is_replaced_by_the_next_free_one():
         ports = allot_ports({"b": taken}, {"a": taken, "b": taken})
     assert len(set(ports.values())) == 2
     assert taken not in ports.values()
+
+
+def test_a_port_is_kept_for_a_stack_before_its_service_has_started():
+    asks = "import sys; from dataplatform.local.stack import allot_ports; print(allot_ports({}, {'a': 23456})['a'], flush=True); "
+    first = subprocess.Popen([sys.executable, "-c", asks + "sys.stdin.read()"], stdin=-1, stdout=-1, text=True)
+    try:
+        one = int(first.stdout.readline())
+        other = int(subprocess.run([sys.executable, "-c", asks], stdout=-1, text=True, check=True).stdout)
+    finally:
+        first.stdin.close()
+        first.wait()
+    assert other > one

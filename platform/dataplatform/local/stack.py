@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -94,7 +95,7 @@ def changing(data_dir: Path) -> Iterator[None]:
 
 
 def allot_ports(remembered: Mapping[str, int], preferred: Mapping[str, int] | None = None) -> dict[str, int]:
-    """A free port of 127.0.0.1 for every port of every service.
+    """A free port of 127.0.0.1 for every port of every service, kept for this process as long as it lives.
 
     The remembered one where it is free, else the first free one from the preferred number up.
     """
@@ -105,7 +106,7 @@ def allot_ports(remembered: Mapping[str, int], preferred: Mapping[str, int] | No
     for name, number in preferred.items():
         tries = [remembered[name]] if name in remembered else []
         tries += range(number, number + 1000)
-        port = next(port for port in tries if port not in taken and _is_free(port))
+        port = next(port for port in tries if port not in taken and _is_free(port) and _reserve(port))
         ports[name] = port
         taken.add(port)
     return ports
@@ -118,6 +119,26 @@ def _is_free(port: int) -> bool:
             one.bind(("127.0.0.1", port))
             return True
     return False
+
+
+_RESERVED: dict[int, int] = {}
+"""Port → the descriptor whose lock keeps it."""
+
+
+def _reserve(port: int) -> bool:
+    """Keep a port from other stacks of this user, which would find it free until the service that gets it has started."""
+    if port in _RESERVED:
+        return True
+    folder = Path(tempfile.gettempdir()) / f"dataplatform-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(folder / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    _RESERVED[port] = descriptor
+    return True
 
 
 def _replace(path: Path, text: str) -> None:
