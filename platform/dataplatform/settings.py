@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     )
 
     decisions_host: str = Field("127.0.0.1", description="Address the decision service listens on.")
-    decisions_port: int = Field(8090, description="Port the decision service listens on.")
+    decisions_port: int = Field(8070, description="Port the decision service listens on.")
     decision_keys: dict[str, str] = Field(
         default_factory=dict,
         description="API key of the decision service → name of who uses it. Locally `local` and `second` always exist.",

@@ -78,6 +78,10 @@ def _has_collections(settings: Settings) -> bool:
     return any((settings.schemas_dir / "collections").glob("*.yaml"))
 
 
+def _has_policies(settings: Settings) -> bool:
+    return any((settings.schemas_dir / "policies").glob("*.yaml"))
+
+
 SERVICES: tuple[Service, ...] = (
     Service(
         name="bigquery",
@@ -128,6 +132,23 @@ SERVICES: tuple[Service, ...] = (
         health=Health(port="capture", path="/metrics"),
         depends_on=("mongo",),
         wanted=_has_collections,
+    ),
+    Service(
+        name="decisions",
+        description="the fraud decision service: /v1/decisions, parameters and lists; /openapi.json",
+        command=lambda _: _program("dataplatform", "fraud", "serve"),
+        ports={"decisions": 8070},
+        health=Health(port="decisions", path="/healthz"),
+        environment=lambda place: {"DATAPLATFORM_DECISIONS_PORT": str(place.ports["decisions"])},
+        settings=lambda place: {"decisions_port": place.ports["decisions"]},
+        wanted=_has_policies,
+    ),
+    Service(
+        name="fraud-stream",
+        description="keeps the online features of fraud detection up to date from the landed events",
+        command=lambda _: _program("dataplatform", "fraud", "stream"),
+        health=Health(alive_seconds=3),
+        wanted=_has_policies,
     ),
     Service(
         name="dagster-code",

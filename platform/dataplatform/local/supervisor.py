@@ -160,7 +160,7 @@ class Supervisor:
         self.logs.mkdir(parents=True, exist_ok=True)
         before = read_memory(data_dir)
         settings = Settings()  # `up` has put this folder into the environment
-        ports = allot_ports(before.ports | {"collector": settings.collector_port})
+        ports = allot_ports(before.ports | {"collector": settings.collector_port, "decisions": settings.decisions_port})
         self.place = Place(data_dir=data_dir, ports=ports, settings=settings)
         self.memory = Memory(
             ports=ports, given=before.given, settings=dict(before.given), guard=os.getppid(), supervisor=os.getpid()
