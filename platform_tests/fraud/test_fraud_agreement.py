@@ -2,6 +2,7 @@
 
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,16 @@ def test_printed_rules_read_back(expression):
 @settings(max_examples=60, deadline=None, suppress_health_check=QUIET)
 @given(policies())
 def test_printed_policies_read_back(policy):
+    assert parse_policy(print_policy(policy)).policy == policy
+
+
+@pytest.mark.parametrize("character", ["\x85", "\u2028", "\u2029", "\n", "\x07", "\ufeff"])
+def test_texts_with_odd_characters_read_back(character):
+    parsed = parse_policy(
+        "policy: p\nevent: e\nunknown: pass\nparameters: {t: {type: STRING, default: x}}\n"
+        "rules: [{name: r, when: f.a = $t, score: 1}]\n"
+    ).policy
+    policy = replace(parsed, parameters=(replace(parsed.parameters[0], default=f"a{character}b{character}"),))
     assert parse_policy(print_policy(policy)).policy == policy
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from ..contracts.errors import ContractError, Problem
 from .document import Document, Step, dotted, parse_document, read_document, shown, suggestion
@@ -110,8 +111,20 @@ def print_policy(policy: Policy) -> str:
     yaml = YAML()
     yaml.width = 10_000
     out = io.StringIO()
-    yaml.dump(root, out)
+    yaml.dump(_quoted(root), out)
     return out.getvalue()
+
+
+def _quoted(node: Any) -> Any:
+    """Texts with characters that YAML takes for the end of a line, or may not print, are written with escapes."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            node[key] = _quoted(value)
+    elif isinstance(node, list):
+        node[:] = [_quoted(each) for each in node]
+    elif isinstance(node, str) and not node.isprintable():
+        return DoubleQuotedScalarString(node)
+    return node
 
 
 def _flow(row: dict[str, Any]) -> CommentedMap:
