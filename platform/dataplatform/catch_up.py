@@ -20,6 +20,9 @@ from .due import Due, Stream, range_text
 from .errors import PlatformError
 from .events.assets import contracts_due
 from .events.hours import EventHours
+from .fraud.catalog import load_catalog
+from .fraud.due import FraudStream
+from .lineage.hours import LineageHours
 from .runs import RunOutcome, bury_dead_runs, dagster_instance, execute, select
 from .settings import Settings, get_settings
 
@@ -54,6 +57,8 @@ def streams(settings: Settings) -> list[Stream]:
     return [
         EventHours(settings, contracts.events),
         CollectionHours(settings, load_collections_leniently(settings.schemas_dir)[0].contracts),
+        FraudStream(settings, load_catalog(settings.schemas_dir, contracts)),
+        LineageHours(settings, contracts),  # last: it reads the log of all that the others did
     ]
 
 

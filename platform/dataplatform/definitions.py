@@ -7,6 +7,8 @@ import dagster as dg
 from .cdc.assets import definitions as cdc_definitions
 from .contracts.load import load_contracts
 from .events.assets import event_definitions
+from .fraud.assets import definitions as fraud_definitions
+from .lineage.assets import definitions as lineage_definitions
 from .settings import Settings, get_settings
 
 
@@ -18,6 +20,8 @@ def definitions_for(settings: Settings) -> dg.Definitions:
         return dg.Definitions.merge(
             event_definitions(settings, contracts),
             cdc_definitions(settings),
+            fraud_definitions(settings, contracts),
+            lineage_definitions(settings, contracts),
             dg.Definitions(
                 executor=dg.in_process_executor,
                 sensors=[

@@ -13,7 +13,8 @@ class Due:
     """One run's worth of work: these assets, for the hours `[start, end)` (UTC); both None for assets without partitions.
 
     `assets` are asset keys with slashes, such as `events/click_item_ads`. `reason` says in a few words why. `digest` is the
-    same as long as the same thing is due for the same cause, so that nobody asks for one thing twice.
+    same as long as the same thing is due for the same cause, so that nobody asks for one thing twice. `unit` is the length of
+    the assets' partitions: an hour, or a day, and then start and end are whole days.
     """
 
     assets: tuple[str, ...]
@@ -21,6 +22,7 @@ class Due:
     end: datetime | None
     reason: str
     digest: str
+    unit: timedelta = HOUR
 
     @property
     def hours(self) -> int:

@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,9 @@ class RunOutcome:
     failures: tuple[str, ...] = ()
 
 
-def partition_key(hour: datetime) -> str:
-    """Dagster's key of an hourly partition."""
-    return hour.astimezone(UTC).strftime("%Y-%m-%d-%H:%M")
+def partition_key(start: datetime, unit: timedelta = HOUR) -> str:
+    """Dagster's key of an hourly partition, or of a daily one."""
+    return start.astimezone(UTC).strftime("%Y-%m-%d-%H:%M" if unit == HOUR else "%Y-%m-%d")
 
 
 def parse_partition_key(key: str) -> datetime:
@@ -80,7 +80,8 @@ def run_tags(due: Due, stream: str) -> dict[str, str]:
     """Tags of the run that does what is due: its stream, its hours, why."""
     tags = {STREAM_TAG: stream, REASON_TAG: due.reason}
     if due.start is not None and due.end is not None:
-        tags |= {RANGE_START_TAG: partition_key(due.start), RANGE_END_TAG: partition_key(due.end - HOUR)}
+        tags |= {RANGE_START_TAG: partition_key(due.start, due.unit)}
+        tags[RANGE_END_TAG] = partition_key(due.end - due.unit, due.unit)
     return tags
 
 
@@ -189,7 +190,7 @@ def select(definitions: dg.Definitions, due: Sequence[Due], selection: str) -> l
     for piece in due:
         assets = tuple(asset for asset in piece.assets if asset in chosen)
         if assets:
-            parts.append(Due(assets, piece.start, piece.end, piece.reason, piece.digest))
+            parts.append(replace(piece, assets=assets))
     return parts
 
 

@@ -1,17 +1,20 @@
 """Fraud detection as Dagster assets: features of every entity by day, the landed decisions by hour, the policies."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
-from ..contracts.load import load_contracts
-from ..landing import open_landing
+from ..contracts.load import Contracts, load_contracts
+from ..errors import PlatformError
+from ..runs import asset_key, partition_key, process_tags, run_request, unfinished_runs
 from ..settings import Settings
 from ..warehouse.client import Warehouse
 from ..warehouse.tables import ensure
 from .catalog import FEATURES_FOLDER, POLICIES_FOLDER, Catalog, load_catalog
+from .due import DAY, NO_PARTITION, FraudStream, definition_digest, features_key, policy_key
 from .fact_types import TypedPolicy
 from .features import EntityFeatures, describe
 from .tables import (
@@ -23,39 +26,42 @@ from .tables import (
     rule_rates,
 )
 
+RETRY_AFTER = timedelta(minutes=5)
+"""Before what failed is asked for again; each time after twice as long."""
 FRESHNESS_DAY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=30), warn_window=timedelta(hours=27))
 FRESHNESS_HOUR = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
 
 
-def definitions(settings: Settings) -> dg.Definitions:
+def definitions(settings: Settings, contracts: Contracts | None = None) -> dg.Definitions:
     """All definitions of fraud detection. Sends no request: clients are made when a run first needs them."""
-    contracts = load_contracts(settings.schemas_dir)
+    contracts = contracts or load_contracts(settings.schemas_dir)
     catalog = load_catalog(settings.schemas_dir, contracts)
+    if not catalog.entities and not catalog.policies:
+        return dg.Definitions()
+    stream = FraudStream(settings, catalog)
     owners = {name: [f"team:{name}", owner.email] for name, owner in contracts.owners.items()}
-    features = [features_asset(settings, catalog, entity, owners) for entity in catalog.entities.values()]
+    features = [features_asset(stream, entity, owners) for entity in catalog.entities.values()]
     return dg.Definitions(
-        assets=[*features, policies_asset(catalog, owners), decisions_asset(settings, catalog)],
+        assets=[*features, policies_asset(stream, owners), decisions_asset(stream)],
         asset_checks=[rates_check(settings, catalog)],
+        sensors=[fraud_sensor(stream)],
     )
 
 
-def features_asset(
-    settings: Settings, catalog: Catalog, entity: EntityFeatures, owners: dict[str, list[str]]
-) -> dg.AssetsDefinition:
+def features_asset(stream: FraudStream, entity: EntityFeatures, owners: dict[str, list[str]]) -> dg.AssetsDefinition:
     """Every feature of an entity at the end of each day, for the keys that were seen in it."""
     events = sorted({event for event, _ in entity.streams})
 
     @dg.asset(
-        key=["fraud", f"features_{entity.entity}"],
+        key=features_key(entity.entity).split("/"),
         deps=[["events", event] for event in events],
         description=f"{entity.description} Features at the end of the day.",
         group_name="fraud",
         kinds={"bigquery", "table"},
         owners=owners.get(entity.owner, []),
-        code_version=str(features_table(entity).digest),
-        partitions_def=dg.DailyPartitionsDefinition(start_date=_first_day(settings), timezone="UTC", end_offset=1),
-        backfill_policy=dg.BackfillPolicy.multi_run(1),
-        automation_condition=dg.AutomationCondition.on_cron("30 0 * * *"),
+        code_version=definition_digest(entity),
+        partitions_def=dg.DailyPartitionsDefinition(start_date=stream.first_day, timezone="UTC", end_offset=1),
+        backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=FRESHNESS_DAY,
         metadata={
             "features": dg.MetadataValue.md(
@@ -68,31 +74,52 @@ def features_asset(
         pool="bigquery",
     )
     def features(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        warehouse = Warehouse(settings).labelled(dagster_run=context.run_id)
-        ensure(warehouse, [features_table(entity)])
+        context.instance.add_run_tags(context.run_id, process_tags())
+        warehouse = stream.warehouse.labelled(dagster_run=context.run_id)
         window = context.partition_time_window
-        rows = load_features(warehouse, catalog, entity, window.start, window.end)
-        return dg.MaterializeResult(metadata={"dagster/row_count": rows})
+        key = features_key(entity.entity)
+        rows = 0
+        with stream.lease.hold(context.run_id):
+            ensure(warehouse, [features_table(entity)])
+            # Read before the events are: what comes in between makes the day due again.
+            made_from = stream.feature_digests(datetime.now(UTC) + timedelta(hours=1))
+            day = window.start
+            while day < window.end:
+                found = load_features(warehouse, stream.catalog, entity, day, day + DAY)
+                context.add_asset_metadata(
+                    {"dagster/partition_row_count": found}, asset_key(key), partition_key(day, DAY)
+                )
+                rows += found
+                day += DAY
+            stream.note(
+                {
+                    (asset, day): digest
+                    for (asset, day), (digest, _) in made_from.items()
+                    if asset == key and window.start <= day < window.end
+                }
+            )
+        return dg.MaterializeResult(metadata={"rows": rows})
 
     return features
 
 
-def policies_asset(catalog: Catalog, owners: dict[str, list[str]]) -> dg.AssetsDefinition:
+def policies_asset(stream: FraudStream, owners: dict[str, list[str]]) -> dg.AssetsDefinition:
     """Every policy as an asset that depends on the features it reads: from a feature to what it decides."""
+    catalog = stream.catalog
+    digests = stream.policy_digests()
 
     def spec(typed: TypedPolicy) -> dg.AssetSpec:
         policy = typed.policy
         roles = catalog.roles(policy)
         used = {roles[fact.partition(".")[0]].entity for fact in typed.types if fact.partition(".")[0] in roles}
         return dg.AssetSpec(
-            ["fraud", "policies", policy.name],
+            policy_key(policy.name).split("/"),
             deps=[["events", policy.event], *(["fraud", f"features_{name}"] for name in sorted(used))],
             description=policy.description,
             group_name="fraud",
             kinds={"yaml"},
             owners=owners.get(policy.owner, []),
-            code_version=_digest(typed),
-            automation_condition=dg.AutomationCondition.on_missing() | dg.AutomationCondition.code_version_changed(),
+            code_version=digests[policy_key(policy.name), NO_PARTITION],
             metadata={
                 "rules": len(policy.rules),
                 "parameters": len(policy.parameters),
@@ -102,40 +129,54 @@ def policies_asset(catalog: Catalog, owners: dict[str, list[str]]) -> dg.AssetsD
 
     @dg.multi_asset(name="policies", specs=[spec(typed) for typed in catalog.policies.values()], can_subset=True)
     def policies(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        context.instance.add_run_tags(context.run_id, process_tags())
+        selected = {key.to_user_string() for key in context.selected_asset_keys}
+        stream.note({place: digest for place, digest in digests.items() if place[0] in selected})
         for key in context.selected_asset_keys:
             typed = catalog.policies[key.path[-1]]
             lines = [f"- `{rule.name}`: {rule.reason}" for rule in typed.policy.rules]
             yield dg.MaterializeResult(
                 asset_key=key,
-                data_version=dg.DataVersion(_digest(typed)),
+                data_version=dg.DataVersion(digests[key.to_user_string(), NO_PARTITION]),
                 metadata={"rules": dg.MetadataValue.md("\n".join(lines)), "facts": sorted(typed.types)},
             )
 
     return policies
 
 
-def decisions_asset(settings: Settings, catalog: Catalog) -> dg.AssetsDefinition:
+def decisions_asset(stream: FraudStream) -> dg.AssetsDefinition:
     """The landed decisions of each hour, one row a request id."""
 
     @dg.asset(
         key=DECISIONS.split("/"),
-        deps=[["fraud", "policies", name] for name in catalog.policies],
+        deps=[policy_key(name).split("/") for name in stream.catalog.policies],
         description="Every decision of the decision service, with all that it was made from.",
         group_name="fraud",
         kinds={"bigquery", "table"},
-        partitions_def=dg.HourlyPartitionsDefinition(start_date=settings.first_hour, timezone="UTC", end_offset=1),
+        partitions_def=dg.HourlyPartitionsDefinition(
+            start_date=stream.settings.first_hour, timezone="UTC", end_offset=1
+        ),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        automation_condition=dg.AutomationCondition.on_cron("5 * * * *"),
         freshness_policy=FRESHNESS_HOUR,
         pool="bigquery",
     )
     def decisions(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        warehouse = Warehouse(settings).labelled(dagster_run=context.run_id)
-        ensure(warehouse, [decisions_table()])
+        context.instance.add_run_tags(context.run_id, process_tags())
+        warehouse = stream.warehouse.labelled(dagster_run=context.run_id)
         window = context.partition_time_window
-        landing = open_landing(settings, "decisions")
-        rows = load_decisions(warehouse, landing, window.start, window.end, close=datetime.now(UTC) >= window.end)
-        return dg.MaterializeResult(metadata={"dagster/row_count": rows})
+        landing = stream.landing
+        with stream.lease.hold(context.run_id):
+            ensure(warehouse, [decisions_table()])
+            # An hour that is not over stays open, so that it is due once it is.
+            rows = load_decisions(warehouse, landing, window.start, window.end, close=datetime.now(UTC) >= window.end)
+            stream.note(
+                {
+                    place: digest
+                    for place, digest in stream.decision_digests(window.end).items()
+                    if window.start <= place[1]
+                }
+            )
+        return dg.MaterializeResult(metadata={"rows": rows})
 
     return decisions
 
@@ -164,13 +205,40 @@ def rates_check(settings: Settings, catalog: Catalog) -> dg.AssetChecksDefinitio
     return rules_fire
 
 
-def _digest(typed: TypedPolicy) -> str:
-    import hashlib
+def fraud_sensor(stream: FraudStream) -> dg.SensorDefinition:
+    """Closes hours of decisions that are over, and asks for what is due; the same thing again only after a while."""
 
-    from .policies import print_policy
+    @dg.sensor(
+        name="fraud_due",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        asset_selection=dg.AssetSelection.all(),
+        description="Materialises policies that changed, days of features whose events came, hours of decisions.",
+    )
+    def fraud_due(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        if running := unfinished_runs(context.instance, stream.name):
+            return dg.SkipReason(f"run {running[0].run_id} is at work on {stream.name}")
+        now = datetime.now(UTC)
+        try:
+            for line in stream.close(now, settle_seconds=2.0):
+                context.log.info(line)
+            due = stream.due(now)
+        except PlatformError as error:
+            return dg.SkipReason(str(error))
+        # A policy that changed while the code location is loaded is read with its next load.
+        known: dict[str, list[str]] = json.loads(context.cursor) if context.cursor else {}
+        asked: dict[str, list[str]] = {}
+        requests = []
+        for piece in due:
+            attempt, last = known.get(piece.digest, ["0", ""])
+            if not last or now - datetime.fromisoformat(last) >= RETRY_AFTER * 2 ** min(int(attempt), 5):
+                attempt, last = str(int(attempt) + 1), now.isoformat()
+                requests.append(run_request(piece, stream.name, int(attempt)))
+            asked[piece.digest] = [attempt, last]
+        return dg.SensorResult(
+            run_requests=requests,
+            cursor=json.dumps(asked),
+            skip_reason=None if requests else "nothing is due, or not yet again",
+        )
 
-    return hashlib.sha256(print_policy(typed.policy).encode()).hexdigest()[:12]
-
-
-def _first_day(settings: Settings) -> datetime:
-    return settings.first_hour.replace(hour=0, minute=0, second=0, microsecond=0)
+    return fraud_due

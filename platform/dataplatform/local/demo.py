@@ -24,6 +24,7 @@ from ..contracts.load import Contracts, load_contracts
 from ..settings import Settings, get_settings
 from ..warehouse.client import Warehouse
 from . import control
+from .fraud_demo import show_fraud
 from .services import SERVICES
 from .shop import show_collections
 from .simulator import Account, Batch, Traffic, send
@@ -34,8 +35,8 @@ TAKING_IN = ("bigquery", "collector")
 DAEMON = "dagster-daemon"
 """Comes after the demo has materialised everything: its sensors would share out the same work."""
 
-EVENT_ASSETS = ("contracts", "landing", "events_raw", "events")
-"""First part of the asset keys of the behaviour logs."""
+SHOWN_ASSETS = ("contracts", "landing", "events_raw", "events", "fraud")
+"""First part of the asset keys of behaviour logs and fraud detection."""
 
 
 @dataclass
@@ -259,12 +260,12 @@ def check_tables(demo: Demo) -> None:
 
 
 def check_assets(demo: Demo) -> None:
-    """Every asset of the behaviour logs was materialised, as the web interface tells."""
+    """Every asset of behaviour logs and fraud detection was materialised, as the web interface tells."""
     found = _ask_dagster(
         demo,
         "{ assetNodes { assetKey { path } isMaterializable assetMaterializations(limit: 1) { timestamp } } }",
     )["assetNodes"]
-    assets = [node for node in found if node["isMaterializable"] and node["assetKey"]["path"][0] in EVENT_ASSETS]
+    assets = [node for node in found if node["isMaterializable"] and node["assetKey"]["path"][0] in SHOWN_ASSETS]
     missing = ["/".join(node["assetKey"]["path"]) for node in assets if not node["assetMaterializations"]]
     demo.check(f"all {len(assets)} assets are materialised", bool(assets) and not missing, ", ".join(missing[:5]))
 
@@ -285,6 +286,7 @@ STEPS: list[Step] = [
     Step("starting Dagster's web interface and what else there is", show_dagster),
     Step("materialising all that is due", materialise),
     Step("changing a shop's collections, and capturing that", show_collections),
+    Step("deciding about fraud, and changing a threshold", show_fraud),
     Step("starting Dagster's daemon", start_the_rest),
     Step("what became of everything", show_ledger),
     Step("looking into the tables", check_tables),

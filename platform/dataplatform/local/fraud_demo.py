@@ -1,0 +1,239 @@
+"""A step of the demo: live decisions, a threshold that is changed by two people, a backtest, what the policies catch."""
+
+import http.client
+import json
+import random
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from ..contracts.load import Contracts
+from ..settings import Settings
+from ..warehouse.client import Warehouse
+from .stack import read_memory
+
+POLICY = "transfer"
+PARAMETER = "large_amount"
+PEOPLE = {"dana": "editor", "eli": "approver"}
+"""Who changes the threshold: one writes, another approves."""
+IN_FORCE_SECONDS = 1.0
+_HOUR = timedelta(hours=1)
+
+
+class Telling(Protocol):
+    """What the demo gives a step."""
+
+    settings: Settings
+    contracts: Contracts
+
+    def say(self, line: str = "") -> None: ...
+
+    def check(self, name: str, holds: bool, detail: str = "") -> None: ...
+
+
+class Decisions:
+    """The decision service over one kept connection."""
+
+    def __init__(self, url: str, key: str = "local") -> None:
+        place = urlsplit(url)
+        self.connection = http.client.HTTPConnection(place.hostname or "127.0.0.1", place.port, timeout=30)
+        self.headers = {"X-API-Key": key, "Content-Type": "application/json"}
+
+    def decide(self, event: str, entities: dict[str, str], facts: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """One decision with an id of its own: HTTP status and answer."""
+        body = {"request_id": f"demo-{uuid.uuid4().hex}", "event": event, "entities": entities, "facts": facts}
+        self.connection.request("POST", "/v1/decisions", json.dumps(body), self.headers)
+        response = self.connection.getresponse()
+        return response.status, json.loads(response.read())
+
+
+def show_fraud(demo: Telling, *, decisions: int = 300) -> None:
+    """The step. Leaves the policies' parameters as they were."""
+    url = read_memory(demo.settings.data_dir.resolve()).services["decisions"].url
+    assert url is not None
+    service = Decisions(url)
+    _decide_many(demo, service, decisions)
+    _change_a_threshold(demo, service)
+    _materialise_decisions(demo)
+    _backtest(demo)
+    _patterns(demo)
+
+
+def _decide_many(demo: Telling, service: Decisions, count: int) -> None:
+    levels: Counter[str] = Counter()
+    refused: Counter[int] = Counter()
+    features = 0
+    seconds = []
+    began = time.monotonic()
+    for event, entities, facts in _requests(demo, count):
+        started = time.monotonic()
+        status, answer = service.decide(event, entities, facts)
+        seconds.append(time.monotonic() - started)
+        if status != 200:
+            refused[status] += 1
+            continue
+        levels[answer["level"]] += 1
+        features += sum(value is not None for value in answer["features"].values())
+    spent = time.monotonic() - began
+    seconds.sort()
+    demo.say(
+        f"  {count} decisions in {spent:.1f} s, median {1000 * seconds[len(seconds) // 2]:.1f} ms: "
+        + ", ".join(f"{number} {level}" for level, number in levels.most_common())
+    )
+    demo.check("every decision was answered", not refused, f"{sum(refused.values())} were not" if refused else "")
+    demo.check("decisions see the features of the simulated people", features > 0, f"{features:,} values")
+
+
+def _requests(demo: Telling, count: int) -> Iterator[tuple[str, dict[str, str], dict[str, Any]]]:
+    """Transfers and withdrawals like those of the simulated people."""
+    warehouse = Warehouse(demo.settings, labels={"command": "demo"})
+    rng = random.Random(7)
+    transfers = warehouse.query(
+        "SELECT user_id, device_id, amount, currency, receiver__account_no AS receiver, is_first"
+        f" FROM `{warehouse.table_id('events', 'send_transfer_pay')}` WHERE user_id IS NOT NULL ORDER BY event_id LIMIT 500"
+    ).rows
+    for number in range(count):
+        row = rng.choice(transfers) if transfers else {}
+        user = row.get("user_id") or f"u{number}"
+        amount = float(row.get("amount") or 10_000)
+        currency = row.get("currency") or "KRW"
+        if number % 4 == 3:
+            yield "withdraw_balance_pay", {"user": user}, {"amount": amount, "currency": currency}
+            continue
+        entities = {"sender": user, "receiver": row.get("receiver") or "110-1", "device": row.get("device_id") or "d1"}
+        yield (
+            "send_transfer_pay",
+            entities,
+            {
+                "amount": amount,
+                "currency": currency,
+                "is_first": bool(row.get("is_first")),
+            },
+        )
+
+
+def _change_a_threshold(demo: Telling, service: Decisions) -> None:
+    """One person writes a change, another approves it; then the time until a decision is made by it."""
+    from ..fraud.catalog import load_catalog
+    from ..fraud.parameters import ParameterStore, database_url
+
+    catalog = load_catalog(demo.settings.schemas_dir, demo.contracts)
+    store = ParameterStore(database_url(demo.settings.fraud_database, demo.settings.data_dir), catalog.policies)
+    for person, role in PEOPLE.items():
+        store.grant(person, role, by="demo")
+    author, approver = PEOPLE
+    live = store.snapshot().policies[POLICY].live
+    before = store.values(live)[PARAMETER]
+
+    def version() -> int:
+        _, answer = service.decide(
+            "send_transfer_pay",
+            {"sender": "u1", "receiver": "110-1", "device": "d1"},
+            {"amount": 700_000, "currency": "KRW", "is_first": True},
+        )
+        found: int = answer["versions"]["parameters"]
+        return found
+
+    made = store.propose(
+        POLICY, {PARAMETER: 500_000}, base_version=live.version, by=author, reason="The demo's change."
+    )
+    store.approve(POLICY, made.version, by=approver)
+    was = version()
+    store.advance(POLICY, made.version, "live", by=author)
+    began = time.monotonic()
+    while (now := version()) != made.version and time.monotonic() - began < 10:
+        time.sleep(0.005)
+    seconds = time.monotonic() - began
+    demo.say(
+        f"  {PARAMETER} of {POLICY}: {before} → 500000 by {author}, approved by {approver}, in force in {seconds:.2f} s"
+    )
+    demo.check(
+        "a changed threshold is in force within a second",
+        was == live.version and now == made.version and seconds < IN_FORCE_SECONDS,
+        f"{1000 * seconds:.0f} ms",
+    )
+    store.rollback(POLICY, by=author, reason="The demo is over.")
+
+
+def _materialise_decisions(demo: Telling) -> None:
+    """What is due now, with the running hour of decisions, which is closed early; later decisions re-open it."""
+    from ..catch_up import definitions_of
+    from ..fraud.catalog import load_catalog
+    from ..fraud.due import FraudStream
+    from ..runs import dagster_instance, execute
+
+    stream = FraudStream(demo.settings, load_catalog(demo.settings.schemas_dir, demo.contracts))
+    until = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + _HOUR
+    stream.close(until)
+    ok = True
+    with dagster_instance(demo.settings) as instance:
+        for piece in stream.due(until):
+            outcome = execute(definitions_of(demo.settings), instance, piece, stream.name)
+            ok = ok and outcome.ok
+            for line in outcome.failures:
+                demo.say(f"  {line}")
+    warehouse = Warehouse(demo.settings, labels={"command": "demo"})
+    rows = warehouse.query(
+        "SELECT COUNT(*) AS n, COUNT(DISTINCT request_id) AS ids"
+        f" FROM `{warehouse.table_id('fraud', 'decisions')}` WHERE STARTS_WITH(request_id, 'demo-')"
+    ).rows[0]
+    demo.check("fraud.decisions has every decision once", ok and rows["n"] == rows["ids"] > 0, f"{rows['n']:,} rows")
+
+
+def _backtest(demo: Telling) -> None:
+    """What a lower threshold would have done to the demo's hours."""
+    from ..fraud.backtest import Backtest, run_backtest
+    from ..fraud.catalog import load_catalog
+    from ..fraud.facts import set_parameters
+    from ..fraud.parameters import ParameterStore, database_url
+    from ..fraud.report import html_page
+
+    catalog = load_catalog(demo.settings.schemas_dir, demo.contracts)
+    typed = catalog.policies[POLICY]
+    store = ParameterStore(database_url(demo.settings.fraud_database, demo.settings.data_dir), catalog.policies)
+    snapshot = store.snapshot()
+    live = store.values(snapshot.policies[POLICY].live)
+    tried = dict(live) | {PARAMETER: set_parameters(typed.policy, {PARAMETER: 100_000})[PARAMETER]}
+    end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    warehouse = Warehouse(demo.settings, labels={"command": "demo"})
+    began = time.monotonic()
+    report = run_backtest(
+        warehouse, catalog, Backtest(typed, live, tried, snapshot.lists, demo.settings.first_hour, end)
+    )
+    folder = demo.settings.data_dir / "fraud"
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "backtest.html"
+    page.write_text(html_page(report), encoding="utf-8")
+    table = warehouse.table_id("events", typed.policy.event)
+    events = warehouse.query(f"SELECT COUNT(*) AS n FROM `{table}`").rows[0]["n"]
+    changed = report["changed"]["decisions"]
+    demo.say(
+        f"  backtest of {PARAMETER}=100000: {changed:,} of {report['decisions']:,} decisions change, "
+        f"{time.monotonic() - began:.1f} s: {page}"
+    )
+    demo.check("the backtest decided every transfer of the demo", report["decisions"] == events, f"{events:,}")
+
+
+def _patterns(demo: Telling) -> None:
+    """Precision and recall on the simulated fraud patterns, of a small population."""
+    from ..fraud.catalog import load_catalog
+    from ..fraud.patterns import judge_acts, simulate, table
+
+    catalog = load_catalog(demo.settings.schemas_dir, demo.contracts)
+    *patterns, total = table(judge_acts(catalog, simulate(60, 3, seed=1)))
+    for row in patterns:
+        if row["pattern"] == "honest":
+            continue
+        demo.say(
+            f"  {row['pattern']:<16}{row['actors']:>4} actors, {row['warned']:>4.0%} warned, {row['stopped']:>4.0%} stopped"
+        )
+    precision = total["precision_warned"]
+    demo.say(
+        f"  recall by actor: {total['warned']:.0%} warned, {total['stopped']:.0%} stopped; "
+        f"precision of warnings: {'–' if precision is None else f'{precision:.0%}'}"
+    )
+    demo.check("most fraud patterns are warned of", total["warned"] >= 0.5)
