@@ -7,9 +7,11 @@ from typing import Any
 import dagster as dg
 
 from ..contracts.load import Contracts, load_contracts_leniently
+from ..runs import process_tags
 from ..settings import Settings
-from . import stored
-from .checks import coverage_check
+from .checks import coverage_check, personal_data_check
+from .hours import RESOLVER_VERSION, LineageHours
+from .sensors import log_sensor
 
 QUERIES_KEY = dg.AssetKey(["data_catalog", "lineage_queries"])
 LINEAGE_KEY = dg.AssetKey(["data_catalog", "lineage"])
@@ -22,7 +24,8 @@ def definitions(settings: Settings, contracts: Contracts | None = None) -> dg.De
     known = contracts if contracts is not None else load_contracts_leniently(settings.schemas_dir)[0]
     return dg.Definitions(
         assets=[query_assets(settings, known), column_assets(settings)],
-        asset_checks=[coverage_check(settings, QUERIES_KEY)],
+        asset_checks=[coverage_check(settings, QUERIES_KEY), personal_data_check(settings, PII_KEY)],
+        sensors=[log_sensor(LineageHours(settings, known))],
     )
 
 
@@ -38,7 +41,7 @@ def query_assets(settings: Settings, contracts: Contracts) -> dg.AssetsDefinitio
                 group_name="data_catalog",
                 kinds={"bigquery", "table"},
                 tags={"domain": "lineage"},
-                code_version=stored.RESOLVER_VERSION,
+                code_version=RESOLVER_VERSION,
             ),
             dg.AssetSpec(
                 LINEAGE_KEY,
@@ -47,7 +50,7 @@ def query_assets(settings: Settings, contracts: Contracts) -> dg.AssetsDefinitio
                 group_name="data_catalog",
                 kinds={"bigquery", "view"},
                 tags={"domain": "lineage"},
-                code_version=stored.RESOLVER_VERSION,
+                code_version=RESOLVER_VERSION,
             ),
         ],
         partitions_def=dg.HourlyPartitionsDefinition(start_date=settings.first_hour, timezone="UTC", end_offset=1),
@@ -55,11 +58,15 @@ def query_assets(settings: Settings, contracts: Contracts) -> dg.AssetsDefinitio
         pool="bigquery",
     )
     def lineage(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        from . import stored
+
+        context.instance.add_run_tags(context.run_id, process_tags())
         window = context.partition_time_window
         warehouse = stored.catalog_warehouse(settings).labelled(dagster_run=context.run_id)
         done = stored.collect(warehouse, window.start.astimezone(UTC), window.end.astimezone(UTC))
         older = stored.resolve_again(warehouse)
         declared = stored.declare(warehouse, settings, contracts)
+        stored.note_hours(warehouse, settings, contracts, done)
         facts = {"jobs": done.jobs, "distinct": done.distinct, "resolved_now": done.resolved, "resolved_again": older}
         yield dg.MaterializeResult(
             asset_key=QUERIES_KEY,
@@ -89,7 +96,6 @@ def column_assets(settings: Settings) -> dg.AssetsDefinition:
                 group_name="data_catalog",
                 kinds={"bigquery", "table"},
                 tags={"domain": "lineage"},
-                automation_condition=dg.AutomationCondition.eager(),
             ),
             dg.AssetSpec(
                 PII_KEY,
@@ -98,12 +104,14 @@ def column_assets(settings: Settings) -> dg.AssetsDefinition:
                 group_name="data_catalog",
                 kinds={"bigquery", "table"},
                 tags={"domain": "lineage"},
-                automation_condition=dg.AutomationCondition.eager(),
             ),
         ],
         pool="bigquery",
     )
     def columns(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        from . import stored
+
+        context.instance.add_run_tags(context.run_id, process_tags())
         warehouse = stored.catalog_warehouse(settings).labelled(dagster_run=context.run_id)
         found = stored.describe_columns(warehouse, settings)
         yield dg.MaterializeResult(

@@ -3,7 +3,6 @@
 import dagster as dg
 
 from ..settings import Settings
-from . import stored
 
 LEAST_RESOLVED = 0.95
 """Share of distinct queries that must be told at least in part."""
@@ -14,6 +13,8 @@ def coverage_check(settings: Settings, asset: dg.AssetKey) -> dg.AssetChecksDefi
 
     @dg.asset_check(asset=asset, name="resolved", description="Nearly all distinct queries are told.")
     def resolved() -> dg.AssetCheckResult:
+        from . import stored
+
         counts = stored.query_coverage(stored.catalog_warehouse(settings))
         total = sum(counts.statuses.values())
         told = total - counts.statuses.get("failed", 0)
@@ -29,3 +30,22 @@ def coverage_check(settings: Settings, asset: dg.AssetKey) -> dg.AssetChecksDefi
         )
 
     return resolved
+
+
+def personal_data_check(settings: Settings, asset: dg.AssetKey) -> dg.AssetChecksDefinition:
+    """No personal data in datasets that may not hold it by their policy, the setting `pii_allowed`."""
+
+    @dg.asset_check(asset=asset, name="allowed", description="No marked data has reached a dataset that forbids it.")
+    def allowed() -> dg.AssetCheckResult:
+        from . import stored
+
+        found = stored.forbidden_data(stored.catalog_warehouse(settings), settings)
+        listed = "\n".join(f"- `{'.'.join(one.node)}`: {one.mark}, from `{'.'.join(one.origin)}`" for one in found)
+        return dg.AssetCheckResult(
+            passed=not found,
+            severity=dg.AssetCheckSeverity.ERROR,
+            description=f"{len(found)} columns hold personal data that their dataset forbids" if found else None,
+            metadata={"columns": len(found), "found": dg.MetadataValue.md(listed[:50_000] or "none")},
+        )
+
+    return allowed

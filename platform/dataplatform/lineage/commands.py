@@ -240,7 +240,7 @@ def openlineage(edges: Path | None, output: Path | None, url: str | None) -> Non
     from .openlineage import run_events
 
     if edges is not None:
-        known = read_edges(edges)
+        known = list(read_edges(edges))
     else:
         from .stored import stored_edges
 

@@ -1,23 +1,65 @@
-"""What contracts say about columns: edges that no query makes (event parameter → column), personal data, owners.
+"""What contracts say about columns: edges that no query makes, personal data, owners.
 
-Sources outside the warehouse are nodes as well: `event.<service>.<event name>` is a table whose columns are the event's parameters.
+Sources outside the warehouse are nodes as well, each a "table" with columns: `event.<service>.<event>` has an event's parameters,
+`mongodb.<database>.<collection>` a collection's fields, `mysql.<database>.<table>` (or another kind) what `schemas/sources/` declares.
+Below the warehouse `fraud.policy.<policy>` has `condition.<name>`, `rule.<name>` and `level`. So one graph goes from a source to a policy.
+Contracts of features and policies are read as plain data: only the names in them are wanted, not what they mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from ..contracts.bigquery import PII_MARK, event_schema
+from ..contracts.collections import CollectionContract, load_collections_leniently
+from ..contracts.documents import read_data
 from ..contracts.events import ENVELOPE_FIELDS, EventContract
 from ..contracts.fields import columns_of
 from ..contracts.load import Contracts, load_contracts_leniently
 from ..settings import Settings
 from .impact import Node, StoredEdge
 
+CONTRACT = "contract"
+"""Stands where a query's edges have their job."""
+SOURCES_FOLDER = "sources"
+FOLDERS = ("collections", "features", "policies", SOURCES_FOLDER)
+"""Folders of contracts, beside the events', that declare edges."""
+
+_TEXT = re.compile(r"'(?:[^'\\]|\\.)*'")
+_NAME = re.compile(r"(?<![\w$.])[a-z_]\w*(?:\.[a-z_]\w*)?")
+
 
 def event_table(contract: EventContract) -> str:
     """Name of an event in the graph."""
     return f"event.{contract.service}.{contract.name}"
+
+
+def declared_edges(
+    settings: Settings, contracts: Contracts, discovered: Mapping[str, str] | None = None
+) -> Iterator[StoredEdge]:
+    """All edges that contracts declare. `discovered`: see `collection_edges`."""
+    yield from event_edges(settings, contracts)
+    yield from collection_edges(settings, discovered or {})
+    yield from source_edges(settings)
+    yield from feature_edges(settings, contracts)
+    yield from policy_edges(settings, contracts)
+
+
+def declared_digest(settings: Settings, contracts: Contracts) -> str:
+    """Equal as long as the contracts declare the same."""
+    digest = hashlib.sha256(f"{settings.project} {settings.dataset_prefix}".encode())
+    for name, contract in sorted(contracts.events.items()):
+        digest.update(f"{name} {contract.digest}\n".encode())
+    for folder in FOLDERS:
+        for file in _files(settings.schemas_dir / folder):
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def event_edges(settings: Settings, contracts: Contracts) -> Iterator[StoredEdge]:
@@ -33,18 +75,236 @@ def event_edges(settings: Settings, contracts: Contracts) -> Iterator[StoredEdge
             yield _declared(source, ".".join(("params", *column.path)), target, column.name)
 
 
-def _declared(source: str, path: str, target: str, column: str, subtype: str = "IDENTITY") -> StoredEdge:
-    return StoredEdge(source, path, target, column, "DIRECT", subtype, False, path, 1.0, "contract")
+class _Discovered(msgspec.Struct):
+    """As much of a typed table's schema, as `mongo_raw.schemas` keeps it, as lineage needs."""
+
+    key: str
+    column: str
+    fields: list[_Discovered] = msgspec.field(default_factory=list)
+
+
+def collection_edges(settings: Settings, discovered: Mapping[str, str]) -> Iterator[StoredEdge]:
+    """MongoDB field → its place in the raw document → typed column.
+
+    `discovered`: `<database>.<collection>` → JSON of the typed table's schema in force. Where it is missing, the contract's
+    fields are told under their own names.
+    """
+    collections, _ = load_collections_leniently(settings.schemas_dir)
+    decoder = msgspec.json.Decoder(_Discovered)
+    for namespace, contract in collections.contracts.items():
+        source = f"mongodb.{namespace}"
+        name = collection_table(contract)
+        raw = f"{settings.project}.{settings.dataset('mongo_raw')}.{name}"
+        typed = f"{settings.project}.{settings.dataset('mongo')}.{name}"
+        if namespace in discovered:
+            pairs = list(_paths(decoder.decode(discovered[namespace]).fields))
+        else:
+            pairs = [(one.path, one.path) for one in contract.fields]
+        yield _declared(source, "_id", raw, "_id")
+        yield _declared(source, "_id", typed, "_id")
+        for path, column in pairs:
+            yield _declared(source, path, raw, f"document.{path}")
+            yield _declared(raw, f"document.{path}", typed, column, "TRANSFORMATION")
+
+
+def collection_table(contract: CollectionContract) -> str:
+    """Name of a collection's tables."""
+    return f"{contract.database}__{contract.collection}"
+
+
+def _paths(
+    fields: Iterable[_Discovered], above: tuple[str, ...] = (), column: tuple[str, ...] = ()
+) -> Iterator[tuple[str, str]]:
+    for field in fields:
+        keys, columns = (*above, field.key), (*column, field.column)
+        if field.fields:
+            yield from _paths(field.fields, keys, columns)
+        else:
+            yield ".".join(keys), ".".join(columns)
+
+
+def source_edges(settings: Settings) -> Iterator[StoredEdge]:
+    """Column of another database → column of the warehouse, as `schemas/sources/*.yaml` declare it."""
+    for source, table in _source_tables(settings):
+        for name, column in (table.get("columns") or {}).items():
+            for target in _listed((column or {}).get("to")):
+                dataset, _, rest = target.partition(".")
+                to, _, path = rest.partition(".")
+                full = f"{settings.project}.{settings.dataset(dataset)}.{to}"
+                yield _declared(source, str(name), full, path, str(column.get("subtype") or "IDENTITY"))
+
+
+def _source_tables(settings: Settings) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for _, document in _documents(settings, SOURCES_FOLDER):
+        for name, table in (document.get("tables") or {}).items():
+            yield f"{document.get('kind', 'mysql')}.{document.get('database', '')}.{name}", table or {}
+
+
+def feature_edges(settings: Settings, contracts: Contracts) -> Iterator[StoredEdge]:
+    """Event column → feature, and feature → the ratio made of it."""
+    for _, document in _documents(settings, "features"):
+        target = features_table(settings, str(document.get("entity")))
+        key = str(document.get("key"))
+        features = [one for one in document.get("features") or () if isinstance(one, dict) and one.get("name")]
+        names = {str(one["name"]) for one in features}
+        for feature in features:
+            name, event, aggregation = str(feature["name"]), feature.get("event"), str(feature.get("aggregation"))
+            if event is None:
+                for part in (feature.get("of"), feature.get("over")):
+                    if part in names:
+                        yield _declared(target, str(part), target, name, "TRANSFORMATION", expression=aggregation)
+                continue
+            source = f"{settings.project}.{settings.dataset('events')}.{event}"
+            columns = _event_columns(contracts, str(event))
+            by = str(feature.get("by") or key)
+            value = feature.get("of") or ("occurred_at" if aggregation.startswith("time_since") else "event_id")
+            said = f"{aggregation.upper()}({value})"
+            counted = aggregation in ("count", "count_distinct")
+            for column in sorted(_names_in(str(value)) & columns):
+                yield _declared(source, column, target, name, "AGGREGATION", masking=counted, expression=said)
+            if by in columns:
+                yield _declared(source, by, target, name, "GROUP_BY", kind="INDIRECT", expression=by)
+                yield _declared(source, by, target, "entity_key", expression=by)
+            where = str(feature.get("where") or "")
+            for column in sorted(_names_in(where) & columns):
+                yield _declared(source, column, target, name, "CONDITIONAL", kind="INDIRECT", expression=where)
+
+
+def features_table(settings: Settings, entity: str) -> str:
+    """The table of an entity's features."""
+    return f"{settings.project}.{settings.dataset('fraud')}.features_{entity}"
+
+
+def policy_table(policy: str) -> str:
+    """Name of a policy in the graph."""
+    return f"fraud.policy.{policy}"
+
+
+def policy_edges(settings: Settings, contracts: Contracts) -> Iterator[StoredEdge]:
+    """Feature or event column → condition → rule → the policy's level."""
+    features = {
+        str(document.get("entity")): {str(one.get("name")) for one in document.get("features") or ()}
+        for _, document in _documents(settings, "features")
+    }
+    for file, document in _documents(settings, "policies"):
+        policy = str(document.get("policy") or file.stem)
+        target = policy_table(policy)
+        event = str(document.get("event"))
+        columns = _event_columns(contracts, event)
+        events = f"{settings.project}.{settings.dataset('events')}.{event}"
+        entities = {str(alias): str(entity) for alias, entity in (document.get("entities") or {}).items()}
+        conditions = {str(name): str(text) for name, text in (document.get("conditions") or {}).items()}
+        rules = {
+            f"rule.{rule['name']}": str(rule.get("when") or "")
+            for rule in document.get("rules") or ()
+            if isinstance(rule, dict) and rule.get("name")
+        }
+        for made, text in [*((f"condition.{name}", text) for name, text in conditions.items()), *rules.items()]:
+            for name in sorted(_names_in(text)):
+                alias, _, feature = name.partition(".")
+                if feature and alias in entities:
+                    table = features_table(settings, entities[alias])
+                    known = features.get(entities[alias], set())
+                    column = feature if feature in known else "entity_key" if feature == "id" else None
+                    if column is not None:
+                        yield _declared(table, column, target, made, "TRANSFORMATION", expression=text)
+                elif name in conditions:
+                    yield _declared(target, f"condition.{name}", target, made, "TRANSFORMATION", expression=text)
+                elif name in columns:
+                    yield _declared(events, name, target, made, "TRANSFORMATION", expression=text)
+        for rule in rules:
+            yield _declared(target, rule, target, "level", "TRANSFORMATION")
+
+
+def _names_in(expression: str) -> set[str]:
+    """Names, with at most one qualifier, in an expression of features or policies; parameters (`$name`) and texts are none."""
+    return set(_NAME.findall(_TEXT.sub("''", expression)))
+
+
+def _event_columns(contracts: Contracts, event: str) -> set[str]:
+    contract = contracts.events.get(event)
+    if contract is None:
+        return set()
+    return {str(column["name"]) for column in event_schema(contract)}
+
+
+def _documents(settings: Settings, folder: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The files of a folder that hold a mapping; what does not is reported where the contracts are checked."""
+    for file in _files(settings.schemas_dir / folder):
+        data = read_data(file.read_bytes())
+        if isinstance(data, dict):
+            yield file, data
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml") and file.name[0] != ".")
+
+
+def _listed(value: Any) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)] if value else []
+
+
+def _declared(
+    source: str,
+    path: str,
+    target: str,
+    column: str,
+    subtype: str = "IDENTITY",
+    *,
+    kind: str = "DIRECT",
+    masking: bool = False,
+    expression: str = "",
+) -> StoredEdge:
+    return StoredEdge(source, path, target, column, kind, subtype, masking, expression or path, 1.0, CONTRACT)
+
+
+def refined(edges: Iterable[StoredEdge]) -> list[StoredEdge]:
+    """The edges without those that a contract tells more exactly.
+
+    A query that reads a field out of a JSON column has an edge from the whole column. Where a contract says which field it is
+    (an edge from below that column to the same target), the query's edge goes: else every field would seem to feed every column.
+    """
+    known = list(edges)
+    finer: set[tuple[str, str, str, str]] = set()
+    for edge in known:
+        if edge.job_id == CONTRACT and edge.type == "DIRECT" and "." in (edge.source_column or ""):
+            at = edge.source_column or ""
+            while (dot := at.rfind(".")) > 0:
+                at = at[:dot]
+                finer.add((edge.source_table or "", at, edge.target_table or "", edge.target_column.partition(".")[0]))
+    return [
+        edge
+        for edge in known
+        if edge.type != "DIRECT"
+        or edge.subtype == "IDENTITY"
+        or (
+            edge.source_table or "",
+            edge.source_column or "",
+            edge.target_table or "",
+            edge.target_column.partition(".")[0],
+        )
+        not in finer
+    ]
 
 
 def contract_marks(settings: Settings) -> dict[Node, str]:
-    """Columns of event tables that contracts mark as personal data."""
+    """Columns that contracts mark as personal data: of event tables, of collections, of other databases."""
     contracts, _ = load_contracts_leniently(settings.schemas_dir)
     marks: dict[Node, str] = {}
     for contract in contracts.events.values():
         table = f"{settings.project}.{settings.dataset('events')}.{contract.name}"
         for path in _marked(event_schema(contract), ""):
             marks[table, path] = path.rpartition("__")[2].rpartition(".")[2]
+    for namespace, collection in load_collections_leniently(settings.schemas_dir)[0].contracts.items():
+        for field in collection.fields:
+            if field.pii:
+                marks[f"mongodb.{namespace}", field.path] = field.keys[-1]
+    for table, described in _source_tables(settings):
+        for name, column in (described.get("columns") or {}).items():
+            if (column or {}).get("pii"):
+                marks[table, str(name)] = str(name)
     return marks
 
 
@@ -59,9 +319,21 @@ def _marked(columns: list[dict[str, object]], above: str) -> Iterator[str]:
 
 
 def table_owners(settings: Settings) -> Mapping[str, str]:
-    """`dataset.table` → the team that owns its contract."""
+    """The last two parts of a table's name → the team that owns its contract."""
     if not settings.schemas_dir.is_dir():
         return {}
     contracts, _ = load_contracts_leniently(settings.schemas_dir)
     dataset = settings.dataset("events")
-    return {f"{dataset}.{contract.name}": contract.owner for contract in contracts.events.values()}
+    owners = {f"{dataset}.{contract.name}": contract.owner for contract in contracts.events.values()}
+    for namespace, collection in load_collections_leniently(settings.schemas_dir)[0].contracts.items():
+        owners[namespace] = collection.owner
+        for dataset in (settings.dataset("mongo_raw"), settings.dataset("mongo")):
+            owners[f"{dataset}.{collection_table(collection)}"] = collection.owner
+    for table, described in _source_tables(settings):
+        if described.get("owner"):
+            owners[table.partition(".")[2]] = str(described["owner"])
+    for _, document in _documents(settings, "features"):
+        owners[f"{settings.dataset('fraud')}.features_{document.get('entity')}"] = str(document.get("owner") or "")
+    for file, document in _documents(settings, "policies"):
+        owners[f"policy.{document.get('policy') or file.stem}"] = str(document.get("owner") or "")
+    return owners

@@ -9,30 +9,31 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
 
 from ..contracts.load import Contracts
+from ..errors import PlatformError
 from ..settings import Settings
 from ..warehouse.client import Warehouse
 from ..warehouse.tables import TableSpec, ensure
-from .catalog import Field
-from .declared import contract_marks, event_edges
-from .edges import Resolution
-from .impact import Graph, StoredEdge
+from .catalog import Catalog, Field
+from .declared import CONTRACT, contract_marks, declared_digest, declared_edges, refined
+from .edges import Edge, Resolution
+from .hours import RESOLVER_VERSION
+from .impact import Graph, StoredEdge, parse_node
 from .jobs import Job, resolve_job
-from .pii import spread
+from .pii import Finding, forbidden, spread
 from .query_log import LABEL, LoggedJob, finished_jobs, read_catalog
+from .resolve import resolve
 from .workers import in_large_thread
 
 DATASET = "data_catalog"
-RESOLVER_VERSION = "1"
-"""Raised when the resolver tells other edges than before: kept queries are then resolved again."""
 MAX_TEXT = 200_000
 """Characters kept of a query's text."""
-DECLARED = "contract"
+DECLARED = CONTRACT
 """Fingerprint of the edges that contracts declare."""
 
 
@@ -94,7 +95,13 @@ PERSONAL = TableSpec(
     clustering=("table_name",),
     description="Where personal data has gone: column, mark, origin, the way; `stopped_by` names the masking where a mark ends.",
 )
-SPECS = (JOBS, QUERIES, EDGES, COLUMNS, PERSONAL)
+HOURS = TableSpec(
+    DATASET,
+    "lineage_hours",
+    _columns("hour TIMESTAMP, collected_at TIMESTAMP, jobs INT64, declared STRING, resolver_version STRING"),
+    description="Which hours of the query log were collected, when, and with which contracts and resolver.",
+)
+SPECS = (JOBS, QUERIES, EDGES, COLUMNS, PERSONAL, HOURS)
 
 _ARROW = {
     "STRING": pa.string(),
@@ -105,10 +112,17 @@ _ARROW = {
 }
 
 
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
 @dataclass
 class Collected:
-    """What a collection came to."""
+    """What a collection of the hours [start, end) came to. `at`: when the log was read."""
 
+    start: datetime = _NEVER
+    end: datetime = _NEVER
+    at: datetime = _NEVER
+    by_hour: dict[datetime, int] = field(default_factory=dict)
     jobs: int = 0
     distinct: int = 0
     resolved: int = 0
@@ -142,24 +156,108 @@ LEFT JOIN (
 """
 
 
+@dataclass(frozen=True)
+class CollectedHour:
+    """When an hour (UTC) was collected last, with which contracts and resolver. `whole`: it was over then."""
+
+    hour: datetime
+    at: datetime
+    declared: str
+    resolver: str
+
+    @property
+    def whole(self) -> bool:
+        return self.at >= self.hour + timedelta(hours=1)
+
+
+def collected_hours(warehouse: Warehouse) -> dict[datetime, CollectedHour]:
+    """All hours that were collected."""
+    if HOURS.name not in warehouse.tables(DATASET):
+        return {}
+    rows = warehouse.query(f"SELECT * FROM `{warehouse.table_id(DATASET, HOURS.name)}`", name="lineage_collected").rows
+    return {
+        row["hour"]: CollectedHour(row["hour"], row["collected_at"], row["declared"], row["resolver_version"])
+        for row in rows
+    }
+
+
+def unknown_hours(
+    warehouse: Warehouse, hours: list[datetime], collected: Mapping[datetime, CollectedHour], now: datetime
+) -> list[datetime]:
+    """Those of the hours that have something to collect: jobs, where the hour was never collected or is over; else new texts."""
+    if not hours:
+        return []
+    found: dict[datetime, set[str]] = {}
+    for one in finished_jobs(warehouse, min(hours), max(hours) + timedelta(hours=1)):
+        hour = one.ended_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        found.setdefault(hour, set()).add(one.job.fingerprint())
+    known: set[str] | None = None
+    due = []
+    for hour in hours:
+        texts = found.get(hour, set())
+        if hour in collected and hour + timedelta(hours=1) > now:
+            known = known if known is not None else _known(warehouse)
+            texts = texts - known
+        if texts:
+            due.append(hour)
+    return due
+
+
+def described_at(warehouse: Warehouse) -> datetime | None:
+    """When `columns` was written last; None when it never was."""
+    table = warehouse.table_id(DATASET, COLUMNS.name)
+    rows = warehouse.query(f"SELECT MAX(described_at) AS at FROM `{table}`", name="columns_described").rows
+    at: datetime | None = rows[0]["at"]
+    return at
+
+
+def _known(warehouse: Warehouse) -> set[str]:
+    rows = warehouse.query(
+        f"SELECT fingerprint FROM `{warehouse.table_id(DATASET, QUERIES.name)}` WHERE resolver_version = @version",
+        {"version": RESOLVER_VERSION},
+        name="known_queries",
+    ).rows
+    return {row["fingerprint"] for row in rows}
+
+
+def note_hours(warehouse: Warehouse, settings: Settings, contracts: Contracts, done: Collected) -> None:
+    """Write down that the hours of a collection are done; last of all, so that what was cut off is due again."""
+    rows = [
+        {
+            "hour": done.start + timedelta(hours=index),
+            "collected_at": done.at,
+            "jobs": done.by_hour.get(done.start + timedelta(hours=index), 0),
+            "declared": declared_digest(settings, contracts),
+            "resolver_version": RESOLVER_VERSION,
+        }
+        for index in range((done.end - done.start) // timedelta(hours=1))
+    ]
+    staged = _stage(warehouse, HOURS, rows)
+    names = ", ".join(column["name"] for column in HOURS.schema)
+    warehouse.query(
+        f"MERGE `{warehouse.table_id(DATASET, HOURS.name)}` AS t USING (SELECT {names} FROM `{staged}`) AS s ON FALSE "
+        "WHEN NOT MATCHED BY SOURCE AND t.hour >= @start AND t.hour < @end THEN DELETE "
+        f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({names})",
+        {"start": done.start, "end": done.end},
+        name="lineage_hours",
+    )
+
+
 def collect(warehouse: Warehouse, start: datetime, end: datetime) -> Collected:
     """Take the jobs that ended in [start, end) and resolve the texts that are new. Doing it again changes nothing."""
     prepare(warehouse)
+    now = datetime.now(UTC)
     logged = list(finished_jobs(warehouse, start, end))
     fingerprints = [one.job.fingerprint() for one in logged]
-    known = {
-        row["fingerprint"]
-        for row in warehouse.query(
-            f"SELECT fingerprint FROM `{warehouse.table_id(DATASET, QUERIES.name)}` WHERE resolver_version = @version",
-            {"version": RESOLVER_VERSION},
-            name="known_queries",
-        ).rows
-    }
+    known = _known(warehouse)
     new: dict[str, LoggedJob] = {}
     for fingerprint, one in zip(fingerprints, logged, strict=True):
         if fingerprint not in known:
             new.setdefault(fingerprint, one)
-    result = Collected(jobs=len(logged), distinct=len(set(fingerprints)), resolved=len(new))
+    result = Collected(start, end, now, jobs=len(logged), distinct=len(set(fingerprints)), resolved=len(new))
+    for one in logged:
+        hour = one.ended_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        result.by_hour[hour] = result.by_hour.get(hour, 0) + 1
     resolutions: dict[str, Resolution] = {}
     if new:
         catalog, _ = read_catalog(warehouse)
@@ -309,19 +407,59 @@ def _stage(warehouse: Warehouse, spec: TableSpec, rows: list[dict[str, Any]]) ->
 
 
 def declare(warehouse: Warehouse, settings: Settings, contracts: Contracts) -> int:
-    """Store the edges that contracts declare; the number of them."""
+    """Store the edges that contracts declare, that views are by their definition, and those of our own tables; the number of them."""
     prepare(warehouse)
-    rows = [_edge_row(DECLARED, edge) for edge in event_edges(settings, contracts)]
+    rows = [
+        _edge_row(DECLARED, edge)
+        for edge in (
+            *declared_edges(settings, contracts, discovered_schemas(warehouse)),
+            *own_edges(warehouse),
+        )
+    ]
     _replace_edges(warehouse, [DECLARED], rows)
     return len(rows)
 
 
-def stored_edges(settings: Settings) -> Iterator[StoredEdge]:
-    """All edges of `data_catalog.lineage`, each with an example job."""
+def own_edges(warehouse: Warehouse) -> Iterator[StoredEdge | Edge]:
+    """Edges of this bookkeeping's tables, whose own jobs are left out of the log: from the resolver, and the view over them."""
+    resolver = "dataplatform.lineage.resolver"
+    for spec in SPECS:
+        for table in (spec.name, f"{spec.name}_staged"):
+            target = warehouse.table_id(DATASET, table)
+            for column in spec.schema:
+                name = str(column["name"])
+                yield StoredEdge(resolver, name, target, name, "DIRECT", "IDENTITY", False, name, 1.0, CONTRACT)
+    catalog = Catalog()
+    for spec in SPECS:
+        catalog.add(warehouse.table_id(DATASET, spec.name), {"columns": [dict(column) for column in spec.schema]})
+    text = _LINEAGE_VIEW.format(dataset=warehouse.dataset_id(DATASET))
+    yield from in_large_thread(lambda: resolve(text, catalog, project=warehouse.project)).edges
+
+
+def discovered_schemas(warehouse: Warehouse) -> dict[str, str]:
+    """Of every captured collection the JSON of the typed table's schema in force; empty where nothing is captured yet."""
+    if "schemas" not in warehouse.tables("mongo_raw"):
+        return {}
+    rows = warehouse.query(
+        f"SELECT collection, `schema` FROM `{warehouse.table_id('mongo_raw', 'schemas')}`\n"
+        "WHERE TRUE QUALIFY ROW_NUMBER() OVER (PARTITION BY collection ORDER BY version DESC) = 1",
+        name="lineage_collections",
+    ).rows
+    return {row["collection"]: row["schema"] for row in rows}
+
+
+def stored_edges(settings: Settings) -> list[StoredEdge]:
+    """All edges of `data_catalog.lineage`, each with an example job; without those that a contract tells more exactly."""
     warehouse = catalog_warehouse(settings)
+    if "lineage" not in warehouse.tables(DATASET):
+        raise PlatformError(
+            "there is no lineage yet",
+            where=f"{warehouse.dataset_id(DATASET)}.lineage",
+            fix="run `dataplatform catch-up`",
+        )
     view = f"{warehouse.dataset_id(DATASET)}.lineage"
-    for row in warehouse.query(f"SELECT * FROM `{view}`", name="lineage").rows:
-        yield StoredEdge(
+    return refined(
+        StoredEdge(
             row["source_table"],
             row["source_column"],
             row["target_table"],
@@ -335,6 +473,8 @@ def stored_edges(settings: Settings) -> Iterator[StoredEdge]:
             user_email=row["user_email"],
             last_seen=row["last_seen"].isoformat() if row["last_seen"] else None,
         )
+        for row in warehouse.query(f"SELECT * FROM `{view}`", name="lineage").rows
+    )
 
 
 @dataclass(frozen=True)
@@ -422,6 +562,22 @@ def describe_personal_data(warehouse: Warehouse, settings: Settings) -> int:
     ]
     _replace_all(warehouse, PERSONAL, rows)
     return len(rows)
+
+
+def forbidden_data(warehouse: Warehouse, settings: Settings) -> list[Finding]:
+    """Personal data in datasets that may not hold it, by the setting `pii_allowed`."""
+    if not settings.pii_allowed or PERSONAL.name not in warehouse.tables(DATASET):
+        return []
+    rows = warehouse.query(
+        f"SELECT table_name, column_path, mark, origin FROM `{warehouse.table_id(DATASET, PERSONAL.name)}`"
+        " WHERE stopped_by IS NULL ORDER BY table_name, column_path, origin",
+        name="personal_data",
+    ).rows
+    found = [
+        Finding((row["table_name"], row["column_path"]), row["mark"], parse_node(row["origin"]), ()) for row in rows
+    ]
+    allowed = {settings.dataset(name): frozenset(kinds) for name, kinds in settings.pii_allowed.items()}
+    return forbidden(found, allowed)
 
 
 def query_coverage(warehouse: Warehouse) -> Collected:
