@@ -43,6 +43,10 @@ class Settings(BaseSettings):
     policy_tag: str | None = Field(
         None, description="Resource name of the policy tag that columns with personal data get; unset: described only."
     )
+    pii_allowed: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="Dataset → kinds of personal data (`email`, `phone`, …) it may hold; none listed: any kind.",
+    )
     max_bytes_billed: int = Field(1 << 40, description="Bytes one query may scan before BigQuery refuses it.")
 
     first_hour: datetime = Field(description="First hour (UTC) that has partitions. Required on GCP.")
