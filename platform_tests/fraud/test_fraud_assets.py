@@ -1,5 +1,6 @@
 """Fraud assets in Dagster, on the embedded server: a day of features, an hour of decisions, the policies."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,17 +10,20 @@ import pytest
 from dataplatform.decisions.judge import Answer, Reason, Record, Versions, landed_line
 from dataplatform.fraud.assets import definitions
 from dataplatform.fraud.catalog import load_catalog
+from dataplatform.fraud.due import FraudStream
 from dataplatform.fraud.tables import load_decisions, load_features, rule_rates
 from dataplatform.landing import Writer, open_landing
+from dataplatform.runs import execute
 from dataplatform.warehouse.client import Warehouse
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 DAY = datetime(2026, 1, 2, tzinfo=UTC)
+END = DAY + timedelta(days=1)
 
 
 @pytest.fixture
 def settings(settings_for):
-    return settings_for(schemas_dir=SCHEMAS)
+    return settings_for(schemas_dir=SCHEMAS, first_hour=DAY)
 
 
 def line(number, rules=("takeover",), received=DAY):
@@ -29,6 +33,42 @@ def line(number, rules=("takeover",), received=DAY):
         {"amount": 5}, Versions("abc", 1, 1), [], "", [], at, 0.4,
     )  # fmt: skip
     return landed_line(Record(at, f"r{number}", "test", answer, {}, {}, {}, {}))
+
+
+def write_ledger(warehouse, hours, landing="a", event="install_app_app"):
+    """The events' ledger with these hours of the day, of one event."""
+    ledger = f"`{warehouse.table_id('events', 'ledger')}`"
+    warehouse.query(
+        f"CREATE TABLE IF NOT EXISTS {ledger} (hour TIMESTAMP, event STRING, accepted INT64, landing_digest STRING, contract_digest STRING)"
+    )
+    warehouse.query(
+        f"DELETE FROM {ledger} WHERE hour IN UNNEST(@hours)", {"hours": [DAY + timedelta(hours=hour) for hour in hours]}
+    )
+    warehouse.query(
+        f"INSERT INTO {ledger} SELECT hour, '{event}', 1, '{landing}', 'c' FROM UNNEST(@hours) AS hour",
+        {"hours": [DAY + timedelta(hours=hour) for hour in hours]},
+    )
+
+
+def assets_due(stream, until):
+    return {asset for piece in stream.due(until) for asset in piece.assets}
+
+
+def test_of_the_running_day_there_is_one_look(settings):
+    """A day that is not over is due once; when it is over, again; then no more."""
+    warehouse = Warehouse(settings)
+    warehouse.query(f"CREATE SCHEMA `{warehouse.dataset_id('events')}`")
+    stream = FraudStream(settings, load_catalog(SCHEMAS), warehouse)
+    asset = "fraud/features_device"
+    write_ledger(warehouse, [0, 1])
+    assert asset in assets_due(stream, END)
+    stream.note({place: digest for place, (digest, _) in stream.feature_digests(END).items()})
+    write_ledger(warehouse, [2])
+    assert asset not in assets_due(stream, END)
+    write_ledger(warehouse, range(3, 24))
+    assert asset in assets_due(stream, END)
+    stream.note({place: digest for place, (digest, _) in stream.feature_digests(END).items()})
+    assert asset not in assets_due(stream, END)
 
 
 def test_definitions_are_whole(settings):
@@ -57,14 +97,33 @@ def test_a_day_of_features_and_an_hour_of_decisions(settings):
     writer.flush()
     writer.close()
     found = definitions(settings)
-    with dg.instance_for_test() as instance:
-        for asset, partition in (("fraud/features_device", "2026-01-02"), ("fraud/decisions", "2026-01-02-00:00")):
-            assert dg.materialize(
-                list(found.assets), selection=[asset], partition_key=partition, instance=instance
-            ).success
-        assert dg.materialize(list(found.assets), selection=["fraud/policies/transfer"], instance=instance).success
-    # Once more: a day and an hour are replaced, never added to.
     catalog = load_catalog(SCHEMAS)
+    stream = FraudStream(settings, catalog, warehouse)
+    write_ledger(warehouse, range(24))
+    wanted = {"fraud/features_device", "fraud/decisions", "fraud/policies/transfer"}
+    assert stream.close(END) == ["fraud: closed 2026-01-02 00:00 of decisions"]
+    due = stream.due(END)
+    assert [(len(piece.assets), piece.start, piece.end) for piece in due] == [
+        (5, None, None),
+        (4, DAY, END),
+        (1, DAY, DAY + timedelta(hours=1)),
+    ]
+    with dg.instance_for_test() as instance:
+        for piece in due:
+            part = replace(piece, assets=tuple(sorted(wanted & set(piece.assets))))
+            outcome = execute(found, instance, part, stream.name)
+            assert outcome.ok, outcome.failures
+    assert not wanted & assets_due(stream, END)
+    # Late decisions re-open their hour; an event's hour that was judged again makes its day due, and no other entity's.
+    writer = Writer(open_landing(settings, "decisions"))
+    writer.append(line(2), DAY + timedelta(seconds=2))
+    writer.flush()
+    writer.close()
+    stream.close(END)
+    assert wanted & assets_due(stream, END) == {"fraud/decisions"}
+    write_ledger(warehouse, [23], landing="other")
+    assert wanted & assets_due(stream, END) == {"fraud/decisions", "fraud/features_device"}
+    # Once more: a day and an hour are replaced, never added to.
     assert load_features(warehouse, catalog, catalog.entities["device"], DAY, DAY + timedelta(days=1)) == 1
     landing = open_landing(settings, "decisions")
     assert load_decisions(warehouse, landing, DAY, DAY + timedelta(hours=1)) == 3
