@@ -21,8 +21,9 @@ from sqlglot.lineage import lineage
 from sqlglot.optimizer.qualify import qualify
 from sqlglot.schema import MappingSchema
 
-from dataplatform.lineage import Catalog, catalog_from, load_catalog, resolve
+from dataplatform.lineage.catalog import Catalog, catalog_from, load_catalog
 from dataplatform.lineage.extract import extract, read_jobs
+from dataplatform.lineage.resolve import resolve
 
 WIDE_COLUMNS = 61
 

@@ -12,8 +12,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from dataplatform.lineage import load_catalog, resolve
+from dataplatform.lineage.catalog import load_catalog
 from dataplatform.lineage.names import PSEUDO_COLUMNS, general_path
+from dataplatform.lineage.resolve import resolve
 
 
 def in_order(expected: list[str], found: list[str]) -> int:

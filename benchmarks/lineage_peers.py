@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "platform_tests" / "lineage"))
 from lineage_cases import Case, cases_catalog, cases_schemas, read_cases, told
 
-from dataplatform.lineage import resolve
+from dataplatform.lineage.resolve import resolve
 
 Edges = set[tuple[str, str, str, str]]
 CATALOG = cases_catalog()

@@ -7,7 +7,8 @@ from pathlib import Path
 import sqlglot
 from sqlglot import exp
 
-from dataplatform.lineage import Catalog, Resolution, catalog_from
+from dataplatform.lineage.catalog import Catalog, catalog_from
+from dataplatform.lineage.edges import Resolution
 
 CASES = Path(__file__).parent / "cases"
 LINE = re.compile(

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dataplatform.lineage import catalog_from, resolve
+from dataplatform.lineage.catalog import catalog_from
+from dataplatform.lineage.resolve import resolve
 
 sys.path.insert(0, str(Path(__file__).parent))
 from lineage_cases import Case, cases_catalog, read_cases, told

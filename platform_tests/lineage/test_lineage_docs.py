@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from dataplatform.lineage import REASONS
 from dataplatform.lineage.commands import lineage
+from dataplatform.lineage.edges import REASONS
 
 DOCS = Path(__file__).parents[2] / "docs" / "lineage.md"
 BEGIN, END = "<!-- reasons:begin -->\n", "<!-- reasons:end -->"

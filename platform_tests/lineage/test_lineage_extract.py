@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dataplatform.lineage import Catalog, catalog_from
 from dataplatform.lineage import workers as lineage_workers
+from dataplatform.lineage.catalog import Catalog, catalog_from
 from dataplatform.lineage.extract import extract
 from dataplatform.lineage.fingerprint import folded
 from dataplatform.lineage.jobs import Job

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from dataplatform.errors import PlatformError
-from dataplatform.lineage import catalog_from, resolve
+from dataplatform.lineage.catalog import catalog_from
 from dataplatform.lineage.commands import lineage
 from dataplatform.lineage.impact import (
     Graph,
@@ -20,6 +20,7 @@ from dataplatform.lineage.impact import (
     parse_node,
     read_edges,
 )
+from dataplatform.lineage.resolve import resolve
 
 CATALOG = catalog_from(
     {

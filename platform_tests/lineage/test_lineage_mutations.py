@@ -6,7 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from dataplatform.lineage import Catalog, resolve
+from dataplatform.lineage.catalog import Catalog
+from dataplatform.lineage.resolve import resolve
 
 sys.path.insert(0, str(Path(__file__).parent))
 from lineage_cases import cases_catalog, read_cases

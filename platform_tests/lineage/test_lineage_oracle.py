@@ -13,7 +13,9 @@ from google.api_core.exceptions import GoogleAPICallError
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery as bigquery_client
 
-from dataplatform.lineage import Resolution, catalog_from, resolve
+from dataplatform.lineage.catalog import catalog_from
+from dataplatform.lineage.edges import Resolution
+from dataplatform.lineage.resolve import resolve
 
 sys.path.insert(0, str(Path(__file__).parent))
 from statement_generator import TABLES, StatementGenerator
