@@ -84,9 +84,10 @@ def main() -> None:
                 sql.ledger_statement(contracts.values(), stream.tables),
             ]
             landing = stream._parameters(START, end) | {"started_at": START}
-            from dataplatform.events.hours import _landing
+            from dataplatform.events.hours import Piece, _accepted, _landing
 
             landing["landing"] = _landing(stream.landing.manifests().values())
+            landing["accepted"] = _accepted(stream._counts(START, end, names, Piece("")))
             began = time.perf_counter()
             for statement in statements:
                 stream.warehouse.script(statement, landing if "@landing" in statement else parameters)

@@ -52,7 +52,12 @@ def work(tables: Tables, first: int, last: int, *, only_counts: bool = False, **
         tables.warehouse.script(sql.duplicates_statement(tables.names), parameters)
     else:
         tables.materialize(parameters)
-    more = landing(**digests) | {"started_at": started}
+    counts = tables.warehouse.query(sql.counts_statement(tables.contracts.values(), tables.names), parameters).rows
+    accepted = [{key: row[key] for key in ("hour", "event", "accepted")} for row in counts]
+    more = landing(**digests) | {
+        "accepted": Typed("ARRAY<STRUCT<hour TIMESTAMP, event STRING, accepted INT64>>", accepted),
+        "started_at": started,
+    }
     tables.warehouse.script(sql.ledger_statement(tables.contracts.values(), tables.names), parameters | more)
 
 

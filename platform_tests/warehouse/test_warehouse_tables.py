@@ -51,7 +51,7 @@ def test_create_then_nothing_to_do(warehouse: Warehouse) -> None:
     assert ensure(warehouse, [SPEC]) == []
     table = warehouse.client.get_table(warehouse.table_id("t", "orders"))
     assert table.time_partitioning.field == "hour"
-    assert table.time_partitioning.type_ == "HOUR"
+    assert table.time_partitioning.type_ == "DAY"
     assert table.clustering_fields == ["id"]
     assert table.description == "orders"
     assert table.labels == {"owner": "shop", SPEC_LABEL: SPEC.digest}

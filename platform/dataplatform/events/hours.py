@@ -6,6 +6,7 @@ what it stands on is brought up to date first, so no order of asking gives anoth
 
 import hashlib
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,7 +34,10 @@ DUPLICATES = "events/duplicates"
 LEDGER = "events/ledger"
 
 STAGING = "received_staging"
-"""Where a load job puts a range's files, before they replace the range. One name is enough: who loads holds the lease."""
+"""Stays empty. Where a load job puts a range's files, before they replace the range, is a table of the run's own, which
+begins with this name: a run that was thought dead and wakes cannot change what another has staged."""
+STAGING_EXPIRES = timedelta(days=1)
+"""After which BigQuery drops what a killed run has staged."""
 FILES_PER_LOAD = 10_000
 """BigQuery's limit of URIs in one load job."""
 PARALLEL_STATEMENTS = 4
@@ -117,7 +121,7 @@ def table_specs(contracts: Iterable[EventContract], settings: Settings) -> "list
             "received",
             received.RECEIVED_SCHEMA,
             "hour",
-            clustering=("event", "event_id"),
+            clustering=("event", "hour", "event_id"),
             description="Everything the collector received, one row an event, as the text that arrived.",
         ),
         TableSpec(
@@ -138,7 +142,7 @@ def table_specs(contracts: Iterable[EventContract], settings: Settings) -> "list
             "rejected",
             received.REJECTED_SCHEMA,
             "hour",
-            clustering=("event",),
+            clustering=("event", "hour"),
             description="Received events that their contract refuses, whole, with every reason.",
         ),
         TableSpec(
@@ -146,7 +150,7 @@ def table_specs(contracts: Iterable[EventContract], settings: Settings) -> "list
             "duplicates",
             received.DUPLICATES_SCHEMA,
             "hour",
-            clustering=("event",),
+            clustering=("event", "hour"),
             description="Received events whose id was received before, within the look-back.",
         ),
         TableSpec(
@@ -154,7 +158,7 @@ def table_specs(contracts: Iterable[EventContract], settings: Settings) -> "list
             "ledger",
             received.LEDGER_SCHEMA,
             "hour",
-            clustering=("event",),
+            clustering=("event", "hour"),
             description="Per hour and event: received = accepted + rejected + duplicates.",
         ),
         *(event_table(contract, settings) for contract in contracts),
@@ -170,7 +174,7 @@ def event_table(contract: EventContract, settings: Settings) -> "TableSpec":
         contract.name,
         event_schema(contract, settings.policy_tag),
         "hour",
-        clustering=("user_id", "event_id"),
+        clustering=("hour", "user_id", "event_id"),
         description=contract.description,
         labels={
             "owner": _label(contract.owner),
@@ -320,10 +324,16 @@ class EventHours:
 
     def differing(self, start: datetime, end: datetime) -> list[dict[str, Any]]:
         """Where the ledger's counts of the range are not those of the tables: hour, event, what, said, held."""
-        parameters = self._parameters(start, end)
-        counts = self.warehouse.query(
-            sql.counts_statement(self.contracts.values(), self.tables), parameters, name="events_counts"
-        ).rows
+        counts = [
+            {
+                "hour": hour,
+                "event": event,
+                "received": count.received,
+                "accepted": count.accepted,
+                "duplicates": count.duplicates,
+            }
+            for (hour, event), count in self._counts(start, end, self.contracts, Piece(LEDGER)).items()
+        ]
         ranged = {"start": start, "end": end}
         rejected = self.warehouse.query(
             f"""SELECT hour, event, COUNT(*) AS rejected
@@ -444,13 +454,15 @@ GROUP BY present"""
         done = Materialized(start, end)
         done.changes = self._ensure_tables()
         self._read_manifests(wanted, done)
-        self._load(wanted, done, log)
+        self._load(wanted, done, lease, log)
         if not wanted - {LANDING, RECEIVED}:
             return done
         started_at = self.warehouse.query("SELECT CURRENT_TIMESTAMP() AS now", name="events_clock").rows[0]["now"]
         wanted = wanted | self._prerequisites(wanted, done)
+        lease.check()
         self._judge(wanted, done, log)
         if wanted & {REJECTED, LEDGER}:
+            lease.check()
             self._reject(done, log)
         if LEDGER in wanted:
             lease.check()
@@ -480,7 +492,7 @@ GROUP BY present"""
                 fix=f"materialise {LANDING} with it, or run `dataplatform catch-up --until TIME`",
             )
 
-    def _load(self, wanted: set[str], done: Materialized, log: Log) -> None:
+    def _load(self, wanted: set[str], done: Materialized, lease: Lease, log: Log) -> None:
         """Load what is not in `received` as its manifest says; the range itself in any case where that was asked for."""
         start, end, manifests = done.start, done.end, done.manifests
         if wanted == {LANDING}:
@@ -505,10 +517,13 @@ GROUP BY present"""
             chosen = [manifests[hour] for hour in hours_between(first, last)]
             files = [file for manifest in chosen for file in manifest.files]
             before = time.monotonic()
-            self._stage([file.uri(self.landing) for file in files], piece)
-            piece.statement = sql.received_statement(f"`{self.warehouse.table_id('events_raw', STAGING)}`", self.tables)
+            staging = self._stage([file.uri(self.landing) for file in files], piece)
+            piece.statement = sql.received_statement(staging, self.tables)
             parameters = self._parameters(first, last)
+            lease.check()
             piece.add(self.warehouse.script(piece.statement, parameters, name="events_received"))
+            if files:
+                piece.add(self.warehouse.query(f"DROP TABLE {staging}", name="events_stage"))
             landing = {"landing": _landing(chosen)}
             piece.add(
                 self.warehouse.script(sql.loaded_statement(self.tables), parameters | landing, name="events_loaded")
@@ -520,23 +535,21 @@ GROUP BY present"""
                 f"({sum(file.size for file in files):,} bytes) in {time.monotonic() - before:.1f} s"
             )
 
-    def _stage(self, uris: Sequence[str], piece: Piece) -> None:
-        if not uris:
-            piece.add(
-                self.warehouse.query(
-                    f"TRUNCATE TABLE `{self.warehouse.table_id('events_raw', STAGING)}`", name="events_stage"
-                )
-            )
+    def _stage(self, uris: Sequence[str], piece: Piece) -> str:
+        """Load files into a table of their own; its quoted name."""
+        table = f"{STAGING}_{uuid.uuid4().hex[:12]}" if uris else STAGING
         for first in range(0, len(uris), FILES_PER_LOAD):
             piece.add(
                 self.warehouse.load(
                     uris[first : first + FILES_PER_LOAD],
                     "events_raw",
-                    STAGING,
+                    table,
                     received.STAGING_SCHEMA,
                     write="WRITE_APPEND" if first else "WRITE_TRUNCATE",
+                    expires=None if first else datetime.now(UTC) + STAGING_EXPIRES,
                 )
             )
+        return f"`{self.warehouse.table_id('events_raw', table)}`"
 
     def _prerequisites(self, wanted: set[str], done: Materialized) -> set[str]:
         """What the rejected and the ledger of the range stand on and is due there."""
@@ -561,12 +574,14 @@ GROUP BY present"""
         work: list[tuple[str, str]] = []
         if DUPLICATES in wanted:
             work.append((DUPLICATES, sql.duplicates_statement(self.tables)))
-        work += [
-            (asset_of(name), sql.accepted_statement(contract, self.tables))
-            for name, contract in self.contracts.items()
-            if asset_of(name) in wanted
-        ]
         parameters = self._parameters(start, end)
+        filled = self._filled(start, end)
+        for name, contract in self.contracts.items():
+            asset = asset_of(name)
+            if asset in wanted and name in filled:
+                work.append((asset, sql.accepted_statement(contract, self.tables)))
+            elif asset in wanted:
+                done.pieces[asset] = Piece(asset)
 
         def run(asset: str, statement: str) -> Piece:
             piece = Piece(asset, statement=statement)
@@ -586,6 +601,18 @@ GROUP BY present"""
                 raise
         log(f"accepted: {len(work)} statements for {range_text(start, end)} in {time.monotonic() - before:.1f} s")
 
+    def _filled(self, start: datetime, end: datetime) -> set[str]:
+        """Events that were received in the range, or have rows there by the ledger; the tables of others stay as they are:
+        most hours of most events are empty, and a statement costs the same."""
+        rows = self.warehouse.query(
+            f"""SELECT DISTINCT event FROM {self.tables.received} WHERE hour >= @start AND hour < @end
+UNION DISTINCT
+SELECT DISTINCT event FROM {self.tables.ledger} WHERE hour >= @start AND hour < @end AND accepted > 0""",
+            {"start": start, "end": end},
+            name="events_filled",
+        ).rows
+        return {row["event"] for row in rows}
+
     def _reject(self, done: Materialized, log: Log) -> None:
         start, end = done.start, done.end
         piece = done.piece(REJECTED)
@@ -600,25 +627,38 @@ GROUP BY present"""
         log(f"rejected: of {len(rejecting)} events in {time.monotonic() - before:.1f} s")
 
     def _count(self, done: Materialized, piece: Piece) -> None:
-        start, end = done.start, done.end
-        result = piece.add(
-            self.warehouse.query(
-                sql.counts_statement(self.contracts.values(), self.tables),
-                self._parameters(start, end),
-                name="events_counts",
+        done.counts = self._counts(done.start, done.end, self._filled(done.start, done.end), piece)
+
+    def _counts(
+        self, start: datetime, end: datetime, events: Collection[str], piece: Piece
+    ) -> dict[tuple[datetime, str], Count]:
+        """What the tables hold, by hour and event; those of `events` are read."""
+        counted = [contract for name, contract in self.contracts.items() if name in events]
+        counts: dict[tuple[datetime, str], Count] = {}
+        for first in range(0, len(counted) or 1, sql.MAX_TABLES):
+            result = piece.add(
+                self.warehouse.query(
+                    sql.counts_statement(counted[first : first + sql.MAX_TABLES], self.tables),
+                    self._parameters(start, end),
+                    name="events_counts",
+                )
             )
-        )
-        done.counts = {
-            (row["hour"], row["event"]): Count(row["received"], row["accepted"], row["duplicates"])
-            for row in result.rows
-        }
+            for row in result.rows:
+                key = (row["hour"], row["event"])
+                before = counts.get(key, Count())
+                counts[key] = Count(row["received"], before.accepted + row["accepted"], row["duplicates"])
+        return counts
 
     def _write_ledger(self, started_at: datetime, done: Materialized) -> None:
         start, end = done.start, done.end
         piece = done.piece(LEDGER)
         piece.statement = sql.ledger_statement(self.contracts.values(), self.tables)
         landing = _landing(done.manifests[hour] for hour in hours_between(start, end))
-        parameters = self._parameters(start, end) | {"landing": landing, "started_at": started_at}
+        parameters = self._parameters(start, end) | {
+            "landing": landing,
+            "accepted": _accepted(done.counts),
+            "started_at": started_at,
+        }
         piece.add(self.warehouse.script(piece.statement, parameters, name="events_ledger"))
         done.unbalanced = self.unbalanced(start, end)
 
@@ -682,6 +722,19 @@ def _landing(manifests: Iterable[Manifest]) -> "Typed":
     from ..warehouse.client import Typed
 
     return Typed(_LANDING_TYPE, [{"hour": manifest.hour, "digest": manifest.digest} for manifest in manifests])
+
+
+def _accepted(counts: Mapping[tuple[datetime, str], Count]) -> "Typed":
+    from ..warehouse.client import Typed
+
+    return Typed(
+        "ARRAY<STRUCT<hour TIMESTAMP, event STRING, accepted INT64>>",
+        [
+            {"hour": hour, "event": event, "accepted": count.accepted}
+            for (hour, event), count in counts.items()
+            if count.accepted
+        ],
+    )
 
 
 def _label(text: str) -> str:

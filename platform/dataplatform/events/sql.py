@@ -30,8 +30,12 @@ from .sql_fields import VALID, inexact_paths, readable, reasons_select, struct, 
 from .sql_types import literal
 
 STATEMENTS = Path(__file__).parent / "statements"
-MAX_SCRIPT = 900_000
-"""Characters of one script; BigQuery's limit is 1 MB of query text."""
+MAX_SCRIPT = 800_000
+"""Bytes of one script's statements; BigQuery's limit is 1 MB of query text."""
+
+
+MAX_TABLES = 400
+"""Events' tables read by one statement; BigQuery's limit is 1,000 tables in a query, and each may be read twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,7 @@ def counts_statement(contracts: Iterable[EventContract], tables: Tables) -> str:
 
     received - accepted - duplicates is what is rejected: give the names of those events to `rejected_scripts`.
     Run it after the accepted rows and the duplicates of the range are in place. `contracts` are those whose tables are
-    counted: all, or only those of the events that were received.
+    counted: all, or only those of the events that were received, at most MAX_TABLES in one query.
     """
     accepted = "".join(
         f"""
@@ -202,10 +206,10 @@ def rejected_scripts(contracts: Mapping[str, EventContract], rejecting: Iterable
     size = 0
     for name in known:
         insert = rejected_insert(contracts[name])
-        if size + len(insert) > MAX_SCRIPT:
+        if size + len(insert.encode()) > MAX_SCRIPT or len(chunks[-1]) == MAX_TABLES:
             chunks.append([])
             size = 0
-        size += len(insert)
+        size += len(insert.encode())
         chunks[-1].append((name, insert))
     scripts = []
     for index, chunk in enumerate(chunks):
@@ -326,24 +330,16 @@ def ledger_statement(contracts: Iterable[EventContract], tables: Tables) -> str:
     """Counts per hour and event of the range into `events.ledger`: one row for each contracted or received event.
 
     Besides `@start`, `@end`: `@landing` ARRAY<STRUCT<hour TIMESTAMP, digest STRING>>, digest of the manifest of every hour
-    of the range, and `@started_at` TIMESTAMP, the warehouse's clock before the range's first statement, which becomes
-    `materialized_at` (so that an hour loaded in between makes the row due again).
+    of the range; `@accepted` ARRAY<STRUCT<hour TIMESTAMP, event STRING, accepted INT64>>, as `counts_statement` gives them
+    (BigQuery reads at most 1,000 tables in a query, and there may be as many events); and `@started_at` TIMESTAMP, the
+    warehouse's clock before the range's first statement, which becomes `materialized_at` (so that an hour loaded in
+    between makes the row due again).
     """
-    known = list(contracts)
-    accepted = "".join(
-        f"""
-    UNION ALL
-    SELECT hour, {literal(contract.name)}, 0, COUNT(*), 0, 0, 0
-    FROM {tables.event(contract.name)}
-    WHERE hour >= @start AND hour < @end
-    GROUP BY hour"""
-        for contract in known
-    )
     rows = "".join(
         f",\n      ({literal(contract.name)}, {literal(contract.version)}, {literal(contract.digest)})"
-        for contract in known
+        for contract in contracts
     )
-    return written("ledger", tables, accepted=accepted, contracts=rows)
+    return written("ledger", tables, contracts=rows)
 
 
 def due_statement(contracts: Iterable[EventContract], tables: Tables) -> str:

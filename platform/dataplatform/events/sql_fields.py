@@ -241,7 +241,8 @@ def read_array(field: Field, q: str, indent: int) -> str:
         valid = valid_scalar(field, "e", value(field, "e"))
         condition = present("e") + ("" if valid == "TRUE" else f" AND {grouped(valid)}")
         return (
-            f"(SELECT AS STRUCT{pad}  ARRAY_AGG({value(field, 'e')} ORDER BY o) AS items,"
+            # BigQuery writes no array with a NULL in it, not even that of a row which is not valid and goes nowhere.
+            f"(SELECT AS STRUCT{pad}  ARRAY_AGG({value(field, 'e')} IGNORE NULLS ORDER BY o) AS items,"
             f"{pad}  LOGICAL_AND(IFNULL({condition}, FALSE)) AS valid"
             f"{pad}FROM {elements(q)})"
         )

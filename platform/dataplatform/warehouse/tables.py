@@ -49,7 +49,7 @@ class TableSpec:
     name: str
     schema: Sequence[ColumnSpec]
     partition_field: str | None = None
-    partition_type: str = "HOUR"
+    partition_type: str = "DAY"
     clustering: Sequence[str] = ()
     description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -49,7 +49,7 @@ WITH
   arrays AS (  -- each repeated parameter, read element by element in one pass
     SELECT *,
       (SELECT AS STRUCT
-        ARRAY_AGG(JSON_VALUE(e, '$') ORDER BY o) AS items,
+        ARRAY_AGG(JSON_VALUE(e, '$') IGNORE NULLS ORDER BY o) AS items,
         LOGICAL_AND(IFNULL(IFNULL(e, 'null') != 'null' AND STARTS_WITH(e, '"'), FALSE)) AS valid
       FROM UNNEST(IF(STARTS_WITH(tags__text, '['), JSON_QUERY_ARRAY(tags__text, '$'), [])) AS e WITH OFFSET AS o) AS tags__textread,
       (SELECT AS STRUCT
@@ -58,7 +58,7 @@ WITH
         IF(LOGICAL_OR(NULLIF(CONCAT('{', ARRAY_TO_STRING([NULLIF(SUBSTR(e_own, 2, LENGTH(e_own) - 2), ''), CONCAT('"size":', NULLIF(m2_own, '{}'))], ','), '}'), '{}') IS NOT NULL), ARRAY_TO_STRING(ARRAY_AGG(IFNULL(NULLIF(CONCAT('{', ARRAY_TO_STRING([NULLIF(SUBSTR(e_own, 2, LENGTH(e_own) - 2), ''), CONCAT('"size":', NULLIF(m2_own, '{}'))], ','), '}'), '{}'), '{}') ORDER BY o), ','), NULL) AS extra
       FROM (SELECT *, IF(STARTS_WITH(e, '{') AND (LENGTH(e) != 1 + IFNULL(6 + LENGTH(m0), 0) + IFNULL(10 + LENGTH(m1), 0) + IFNULL(8 + IF(STARTS_WITH(m2, '{'), 1 + IFNULL(9 + LENGTH(m2_0), 0), LENGTH(m2)), 0)), TO_JSON_STRING(JSON_REMOVE(JSON_REMOVE(JSON_REMOVE(PARSE_JSON(e, wide_number_mode => 'round'), '$.id'), '$.prices'), '$.size')), NULL) AS e_own, IF(STARTS_WITH(m2, '{') AND LENGTH(m2) != IF(STARTS_WITH(m2, '{'), 1 + IFNULL(9 + LENGTH(m2_0), 0), LENGTH(m2)), TO_JSON_STRING(JSON_REMOVE(PARSE_JSON(m2, wide_number_mode => 'round'), '$.width')), NULL) AS m2_own
           FROM (SELECT *, (SELECT AS STRUCT
-            ARRAY_AGG(CASE WHEN REGEXP_CONTAINS(JSON_VALUE(e, '$'), r'^-?(0|[1-9][0-9]{0,28})(\.[0-9]{1,9})?$') THEN COALESCE(CAST(CAST(SAFE_CAST(CONCAT(REPLACE(JSON_VALUE(e, '$'), '.', ''), REPEAT('0', 9 - IF(STRPOS(JSON_VALUE(e, '$'), '.') = 0, 0, LENGTH(JSON_VALUE(e, '$')) - STRPOS(JSON_VALUE(e, '$'), '.')))) AS INT64) AS NUMERIC) * NUMERIC '0.000000001' AS NUMERIC), SAFE_CAST(JSON_VALUE(e, '$') AS NUMERIC)) ELSE SAFE_CAST(JSON_VALUE(e, '$') AS NUMERIC) END ORDER BY o) AS items,
+            ARRAY_AGG(CASE WHEN REGEXP_CONTAINS(JSON_VALUE(e, '$'), r'^-?(0|[1-9][0-9]{0,28})(\.[0-9]{1,9})?$') THEN COALESCE(CAST(CAST(SAFE_CAST(CONCAT(REPLACE(JSON_VALUE(e, '$'), '.', ''), REPEAT('0', 9 - IF(STRPOS(JSON_VALUE(e, '$'), '.') = 0, 0, LENGTH(JSON_VALUE(e, '$')) - STRPOS(JSON_VALUE(e, '$'), '.')))) AS INT64) AS NUMERIC) * NUMERIC '0.000000001' AS NUMERIC), SAFE_CAST(JSON_VALUE(e, '$') AS NUMERIC)) ELSE SAFE_CAST(JSON_VALUE(e, '$') AS NUMERIC) END IGNORE NULLS ORDER BY o) AS items,
             LOGICAL_AND(IFNULL(IFNULL(e, 'null') != 'null' AND CASE WHEN REGEXP_CONTAINS(JSON_VALUE(e, '$'), r'^-?(0|[1-9][0-9]{0,28})(\.[0-9]{1,9})?$') THEN TRUE WHEN SUBSTR(e, 1, 1) NOT IN ('"', 't', 'f') THEN SAFE_CAST(CAST(SAFE_CAST(JSON_VALUE(e, '$') AS NUMERIC) AS STRING) AS FLOAT64) = SAFE_CAST(JSON_VALUE(e, '$') AS FLOAT64) END, FALSE)) AS valid
           FROM UNNEST(IF(STARTS_WITH(m1, '['), JSON_QUERY_ARRAY(m1, '$'), [])) AS e WITH OFFSET AS o) AS m1_read
           FROM (SELECT o, e, JSON_QUERY(e, '$.id') AS m0, JSON_QUERY(e, '$.prices') AS m1, JSON_QUERY(e, '$.size') AS m2, JSON_QUERY(e, '$.size.width') AS m2_0

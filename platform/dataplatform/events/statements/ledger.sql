@@ -1,4 +1,4 @@
--- The counts of every hour and event, from the tables themselves; a row here says that the hour's work is done.
+-- The counts of every hour and event, from the tables themselves (those of accepted rows come with the call); a row here says that the hour's work is done.
 BEGIN TRANSACTION;
 
 DELETE FROM {ledger} AS t
@@ -34,7 +34,10 @@ WITH
     SELECT hour, event, 0, 0, 0, COUNT(*), COUNTIF(conflicting)
     FROM {duplicates}
     WHERE hour >= @start AND hour < @end
-    GROUP BY hour, event{accepted}
+    GROUP BY hour, event
+    UNION ALL
+    SELECT a.hour, a.event, 0, a.accepted, 0, 0, 0
+    FROM UNNEST(@accepted) AS a
     UNION ALL
     SELECT landing.hour, contract.event, 0, 0, 0, 0, 0
     FROM landing CROSS JOIN contract
