@@ -73,8 +73,19 @@ def warehouse_source(table: str, event: str, entity: EntityFeatures, start: str,
     windows = [each.window for stream, found in entity.streams.items() if stream[0] == event for each in found]
     longest = None if None in windows else max(each for each in windows if each is not None)
     since = "" if longest is None else f"hour >= TIMESTAMP_SUB({start}, INTERVAL {longest // DAY + 2} DAY) AND "
-    columns = {name: table_column(held, name) for name, held in entity.columns[event].items()}
-    names = sorted({*columns, *(by for each, by in entity.streams if each == event)})
+    read = {name: table_column(held, name) for name, held in entity.columns[event].items()}
+    keys = {by for each, by in entity.streams if each == event}
+    # What is calculated from a column gets the column's name here, so that it can be told of either side of a join.
+    names = [
+        name if name not in read or read[name].forms[0] == name else f"{read[name].forms[0]} AS {name}"
+        for name in sorted({*read, *keys})
+    ]
+    columns = {
+        name: FactColumn(
+            **{form: name for form in ("integer", "real", "decimal", "plain") if getattr(each, form, None)}
+        )
+        for name, each in read.items()
+    }
     return Source(
         f"(SELECT event_id, UNIX_MICROS(occurred_at) AS happened, UNIX_MICROS(received_at) AS known, {', '.join(names)}"
         f" FROM {table} WHERE {since}hour < {end})",
