@@ -209,7 +209,10 @@ def _backtest(demo: Telling) -> None:
     page = folder / "backtest.html"
     page.write_text(html_page(report), encoding="utf-8")
     table = warehouse.table_id("events", typed.policy.event)
-    events = warehouse.query(f"SELECT COUNT(*) AS n FROM `{table}`").rows[0]["n"]
+    events = warehouse.query(
+        f"SELECT COUNT(*) AS n FROM `{table}` WHERE occurred_at >= @start AND occurred_at < @end",
+        {"start": demo.settings.first_hour, "end": end},
+    ).rows[0]["n"]
     changed = report["changed"]["decisions"]
     demo.say(
         f"  backtest of {PARAMETER}=100000: {changed:,} of {report['decisions']:,} decisions change, "
