@@ -1,18 +1,15 @@
-"""Captured collections in Dagster: the graph, what the sensor asks for, what the checks say, a run to its end."""
+"""Captured collections in Dagster: the graph, what the sensor asks for, what the checks say (a run to its end is in test_hours)."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from source_lab import Lab, soon
 
 from dataplatform.cdc.assets import OPLOG_ERROR, OPLOG_WARNING, ask, completeness_result, definitions, headroom_result
 from dataplatform.cdc.status import CollectionStatus
 from dataplatform.due import Due
 from dataplatform.local.servers import CHECKOUT
-from dataplatform.runs import dagster_instance, execute
 from dataplatform.settings import Settings
 
 KEY = dg.AssetKey(["mongo", "a__b"])
@@ -66,25 +63,3 @@ def test_complete_in_time() -> None:
     assert not completeness_result(KEY, status(lag_seconds=7201.0), 120).passed
     assert not completeness_result(KEY, status(lag_seconds=1.0, snapshot={"rows": 1}), 120).passed
     assert not completeness_result(KEY, status(), 120).passed
-
-
-def test_a_run_applies_what_is_due(lab: Lab, settings_for: Callable[..., Settings]) -> None:
-    lab.contract("docs")
-    lab.db.docs.insert_one({"_id": 1, "n": 5})
-    lab.capture()
-    hours = lab.hours()
-    hours.close(soon())
-    (due,) = hours.due(soon())
-    with dagster_instance(lab.settings) as instance:
-        outcome = execute(definitions(lab.settings), instance, due, hours.name)
-        assert outcome.ok, outcome.failures
-        event = instance.get_latest_materialization_event(dg.AssetKey(due.assets[1].split("/")))
-    assert event is not None
-    assert event.asset_materialization is not None
-    metadata = event.asset_materialization.metadata
-    schema = metadata["dagster/column_schema"].value
-    assert isinstance(schema, dg.TableSchema)
-    assert "n" in [column.name for column in schema.columns]
-    assert metadata["snapshot_rows"].value == 1
-    assert hours.due(soon()) == []
-    lab.assert_equal("docs")
