@@ -30,9 +30,9 @@ def tick(project: Project, sensor: str, instance: dg.DagsterInstance, cursor: st
         return found.evaluate_tick(context)
 
 
-def test_hours_that_are_over_are_closed_and_asked_for_once(project: Project) -> None:
+def test_hours_that_are_over_and_changed_contracts_are_asked_for_once(project: Project) -> None:
     first = project.settings.first_hour
-    project.land(first, [click("a")])
+    project.land(first, [click("a"), click("map", place="map")])
     with dg.DagsterInstance.ephemeral() as instance:
         data = tick(project, "events_hour_closed", instance)
         (request,) = data.run_requests
@@ -45,6 +45,15 @@ def test_hours_that_are_over_are_closed_and_asked_for_once(project: Project) -> 
         assert project.catch_up(first + 3 * HOUR).ok
         for sensor in ("events_hour_closed", "events_hour_reopened", "events_contract_changed"):
             assert not tick(project, sensor, instance).run_requests
+        # A changed contract is asked for by event.
+        project.write("events/shop/click_item_shop.yaml", CLICK.replace("[list, detail]", "[list, detail, map]"))
+        (changed,) = tick(project, "events_contract_changed", instance).run_requests
+        assert [key.to_user_string() for key in changed.asset_selection] == [
+            "events/click_item_shop",
+            "events/rejected",
+            "events/ledger",
+        ]
+        project.write("events/shop/click_item_shop.yaml", CLICK)
         # A late file re-opens its hour: another key.
         project.land(first, [click("b")])
         (again,) = tick(project, "events_hour_closed", instance, data.cursor).run_requests
@@ -54,20 +63,6 @@ def test_hours_that_are_over_are_closed_and_asked_for_once(project: Project) -> 
         skipped = tick(project, "events_hour_closed", instance, data.cursor)
         assert not skipped.run_requests
         assert "at work" in skipped.skip_message
-
-
-def test_a_changed_contract_is_asked_for_by_event(project: Project) -> None:
-    first = project.settings.first_hour
-    project.land(first, [click("a", place="map")])
-    assert project.catch_up(first + HOUR).ok
-    project.write("events/shop/click_item_shop.yaml", CLICK.replace("[list, detail]", "[list, detail, map]"))
-    with dg.DagsterInstance.ephemeral() as instance:
-        (request,) = tick(project, "events_contract_changed", instance).run_requests
-        assert [key.to_user_string() for key in request.asset_selection] == [
-            "events/click_item_shop",
-            "events/rejected",
-            "events/ledger",
-        ]
 
 
 def test_a_server_that_is_away_is_a_reason_not_a_crash(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
