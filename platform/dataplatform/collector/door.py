@@ -28,7 +28,7 @@ MAX_ANSWERED_REASONS = 1000
 FAILURE_SECONDS = 5.0
 """How long a failed write makes the collector unready, if no other attempt tells more."""
 
-CORS = b"Access-Control-Allow-Origin: *\r\n"
+CORS = b"Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: Retry-After\r\n"
 _JSON = b"Content-Type: application/json\r\n" + CORS
 _PREFLIGHT = (
     CORS + b"Access-Control-Allow-Methods: POST, OPTIONS\r\n"
@@ -139,18 +139,23 @@ class Door:
     def _take_events(self, slot: Slot, request: Request, query: bytes) -> None:
         source = self.keys.source(request.headers, query)
         body = unzip(request.body, request.headers.get(b"content-encoding", b"").decode("latin-1").lower())
+        if source is None:
+            self.keys.require_some_in(body)
+            source = self.keys.of_key(segment.write_key_of(body))
         try:
             raws = events_of(body)
         except Malformed as fault:
             self._keep_malformed(slot, request, body, fault, source)
             return
-        if source is None:
-            source = self.keys.of_key(segment.write_key_of(body))
         self._land(slot, request, raws, source, b"")
 
     def _take_segment(self, slot: Slot, request: Request, query: bytes, kind: str | None) -> None:
         source = self.keys.source(request.headers, query)
         body = unzip(request.body, request.headers.get(b"content-encoding", b"").decode("latin-1").lower())
+        if source is None:
+            self.keys.require_some_in(body)
+            if kind is None:
+                source = self.keys.of_key(segment.write_key_of(body))
         try:
             messages = segment.messages_of(body, kind)
         except Malformed as fault:

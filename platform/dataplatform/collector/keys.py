@@ -5,11 +5,19 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
+
+import msgspec
 
 from .problems import Refusal
 
 _QUERY_KEY = re.compile(rb"(?:^|&)writeKey=([^&]*)")
+_BODY_KEY = re.compile(rb'"writeKey"[ \t\r\n]*+:[ \t\r\n]*+("[^"\\]*+(?:\\.[^"\\]*+)*+")', re.DOTALL)
+_MAX_BODY_KEYS = 1000
+"""Most keys looked at in a body: one of each event."""
+_REMEMBERED_BYTES = 200
+"""Longest `Authorization` that is remembered decoded."""
 
 
 class WriteKeys:
@@ -17,7 +25,6 @@ class WriteKeys:
 
     def __init__(self, keys: Mapping[str, str]) -> None:
         self._sources = dict(keys)
-        self._by_header: dict[bytes, str] = {}
 
     def source(self, headers: Mapping[bytes, bytes], query: bytes) -> str | None:
         """The source that a request's head names, None where it names none; Refusal 401 where the key is unknown.
@@ -26,16 +33,31 @@ class WriteKeys:
         """
         authorization = headers.get(b"authorization")
         if authorization is not None:
-            source = self._by_header.get(authorization)
-            if source is None:
-                source = self.of_key(_authorized(authorization))
-                self._by_header[authorization] = source  # only known keys get here: the table stays small
-            return source
+            short = len(authorization) < _REMEMBERED_BYTES
+            return self.of_key(_authorized_short(authorization) if short else _authorized(authorization))
         key = headers.get(b"x-write-key")
         if key is None and query:
             match = _QUERY_KEY.search(query)
             key = unquote_to_bytes(match[1]) if match else None
         return None if key is None else self.of_key(key.decode("utf-8", "replace"))
+
+    def require_some_in(self, body: bytes) -> None:
+        """Refusal 401 unless a known key stands somewhere in the body as a `writeKey`.
+
+        It is cheap whatever the body, so that work on it is done only for those who have a key; which of its keys counts
+        is for the reader of the body to say.
+        """
+        told = None
+        for number, match in enumerate(_BODY_KEY.finditer(body)):
+            if number == _MAX_BODY_KEYS:
+                break
+            try:
+                told = msgspec.json.decode(match[1], type=str)
+            except msgspec.MsgspecError:
+                continue
+            if told in self._sources:
+                return
+        self.of_key(told)
 
     def of_key(self, key: str | None) -> str:
         """The source of a key; Refusal 401 where there is none or it is unknown."""
@@ -63,6 +85,10 @@ def _authorized(field: bytes) -> str | None:
     except (binascii.Error, ValueError):
         return None
     return pair.partition(b":")[0].decode("utf-8", "replace")
+
+
+# Passwords differ after one and the same public key: only so many headers are remembered.
+_authorized_short = lru_cache(1024)(_authorized)
 
 
 @dataclass(slots=True)

@@ -42,7 +42,14 @@ class _Batch(msgspec.Struct):
     batch: list[Raw]
 
 
+class _Keyed(msgspec.Struct):
+    """Only the key of a body: all else of it is passed over."""
+
+    write_key: Raw | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="writeKey")
+
+
 _message = msgspec.json.Decoder(dict[str, Raw])
+_keyed = msgspec.json.Decoder(_Keyed)
 _batch = msgspec.json.Decoder(_Batch)
 
 
@@ -131,7 +138,11 @@ def _may_repeat(raw: bytes, keys: dict[str, Raw]) -> bool:
 
 def write_key_of(body: bytes) -> str | None:
     """The `writeKey` of a body that is an object and has one."""
-    return _write_key(_keys_of(body))
+    try:
+        key = _keyed.decode(body).write_key
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    return None if key is msgspec.UNSET else _write_key({"writeKey": key})
 
 
 def _write_key(keys: dict[str, Raw] | None) -> str | None:

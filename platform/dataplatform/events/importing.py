@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,8 @@ from .verdict import Judge, Verdict
 _encode_lines = msgspec.json.Encoder().encode_lines
 CHUNK_EVENTS = 2000
 """Events of a file that share one received time and one commit."""
+_LARGEST_ALONE = 4 << 20
+"""Bytes read to see whether a file is one event over several lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ def take_in(raws: Sequence[bytes], source: str, moment: Moment, judge: Judge, wr
         verdict = decide(raw)
         line += 1
         try:
-            payload = raw.decode()
+            payload = raw.decode() if b"\0" not in raw else decode_payload(raw)
         except UnicodeDecodeError:
             payload = decode_payload(raw)
         verdicts.append(verdict)
@@ -95,7 +98,7 @@ class Count:
 
 
 def events_in(path: Path, progress: Callable[[int], None] = lambda _: None) -> Iterator[tuple[str, bytes]]:
-    """Place and raw text of every event of a file: NDJSON or one JSON array, either gzipped or not.
+    """Place and raw text of every event of a file: NDJSON, one JSON array, or one event over several lines; gzipped or not.
 
     A line that is no JSON is given as it stands (the judge says what is wrong). `progress` is told how many bytes of the
     file have been read. Raises PlatformError where the file cannot be read or its gzip data is broken.
@@ -110,7 +113,7 @@ def events_in(path: Path, progress: Callable[[int], None] = lambda _: None) -> I
             if first == b"[":
                 yield from _array_elements(path, text)
             else:
-                yield from _lines(path, text, lambda: progress(file.tell()))
+                yield from _lines_or_one(path, text, lambda: progress(file.tell()))
             progress(path.stat().st_size)
     except (OSError, EOFError, zlib.error) as error:
         raise PlatformError(
@@ -124,6 +127,23 @@ def _first_byte(text: "io.BufferedReader[Any]") -> bytes:
     if text.peek(3)[:3] == b"\xef\xbb\xbf":
         text.read(3)
     return text.peek(1).lstrip()[:1]
+
+
+def _lines_or_one(
+    path: Path, text: "io.BufferedReader[Any]", progress: Callable[[], None]
+) -> Iterator[tuple[str, bytes]]:
+    """Lines, unless only all of them together are JSON: one event that is written over several lines."""
+    head = first = text.readline()
+    while first and not first.strip():
+        first = text.readline()
+        head += first
+    if first and not _is_json(first):
+        head += text.read(_LARGEST_ALONE)
+        if not text.peek(1) and _is_json(head):
+            yield f"{path}", head.strip(b" \t\r\n")
+            return
+        head += text.readline()
+    yield from _lines(path, chain(io.BytesIO(head), text), progress)
 
 
 def _lines(
