@@ -157,3 +157,28 @@ def test_what_a_file_holds(tmp_path: Path, text: bytes, expected: list[bytes]) -
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(PlatformError, match="cannot be read"):
         list(events_in(tmp_path))
+
+
+def test_one_event_over_several_lines_is_one_event(tmp_path: Path) -> None:
+    file = tmp_path / "one.json"
+    text = json.dumps(event("e-1"), indent=2)
+    file.write_text(f"\n{text}\n")
+    assert [raw.decode() for _, raw in events_in(file)] == [text]
+    file.write_bytes(gzip.compress(text.encode()))
+    assert [raw.decode() for _, raw in events_in(file)] == [text]
+
+
+def test_a_first_line_that_is_no_json_is_a_line_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "lines.ndjson"
+    lines = ['{"broken":', *(json.dumps({"number": number, "pad": "x" * 1000}) for number in range(5000))]
+    file.write_text("\n" + "\n".join(lines))
+    assert list(events_in(file)) == [(f"{file}:{at}", line.encode()) for at, line in enumerate(lines, 2)]
+
+
+def test_the_byte_0_is_landed_as_a_replacement(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "zero.ndjson"
+    file.write_bytes(b'{"event":"a\0b"}\n')
+    run("import", str(file))
+    (record,) = landed(tmp_path)
+    assert record["payload"] == '{"event":"a\N{REPLACEMENT CHARACTER}b"}'
+    assert [fault["code"] for fault in record["faults"]] == ["not_json"]
