@@ -70,6 +70,7 @@ class Lease:
     def __init__(self, file: ConditionalFile) -> None:
         self.file = file
         self._lost = threading.Event()
+        self._renewed = 0.0  # time.time() of the last renewal that was written, as others see it
 
     def holder(self) -> Holder | None:
         """Who holds it now, dead or alive; None where nobody does."""
@@ -82,8 +83,8 @@ class Lease:
 
         Raises PlatformError where it was not free in time.
         """
-        version = self._take(owner, wait_seconds)
         self._lost.clear()
+        version = self._take(owner, wait_seconds)
         done = threading.Event()
         renewal = threading.Thread(target=self._renew, args=(owner, version, done), name="lease", daemon=True)
         renewal.start()
@@ -94,7 +95,14 @@ class Lease:
             renewal.join()
 
     def check(self) -> None:
-        """Raise LeaseLostError where somebody else took it; call before what must not be done by two."""
+        """Raise LeaseLostError where somebody else took it, or may take it; call before what must not be done by two."""
+        silent = time.time() - self._renewed
+        if silent >= TTL_SECONDS:
+            raise LeaseLostError(
+                f"the lease was not renewed for {silent:.0f} s, so another worker may hold it",
+                where=self.file.path,
+                fix="see that the landing can be written, and run again; nothing is done twice",
+            )
         if self._lost.is_set():
             raise LeaseLostError(
                 "another worker took over the lease",
@@ -110,7 +118,7 @@ class Lease:
             held = None if present is None else _decode(present[0])
             if held is None or not held.alive:
                 try:
-                    return self.file.write(_encode(Holder.this(owner)), None if present is None else present[1])
+                    return self._write(owner, None if present is None else present[1])
                 except Conflict:
                     continue
             if time.monotonic() > deadline:
@@ -122,14 +130,20 @@ class Lease:
             time.sleep(pause)
             pause = min(1.0, pause * 1.5)
 
+    def _write(self, owner: str, version: str | None) -> str:
+        holder = Holder.this(owner)
+        version = self.file.write(_encode(holder), version)
+        self._renewed = holder.renewed_at
+        return version
+
     def _renew(self, owner: str, version: str, done: threading.Event) -> None:
         while not done.wait(TTL_SECONDS / 4):
             try:
-                version = self.file.write(_encode(Holder.this(owner)), version)
+                version = self._write(owner, version)
             except Conflict:
                 self._lost.set()
                 return
-            except Exception as error:  # a full disk or a store that is away: try again until the lease ends
+            except Exception as error:  # a full disk or a store that is away: tried again; `check` counts the time since
                 _log.warning("the lease %s was not renewed: %s", self.file.path, error)
         try:
             self.file.write(b"", version)
