@@ -17,7 +17,7 @@ from dataplatform.events.verdict import Judge
 from dataplatform.local.samples import valid_params
 
 Params = list[dict[str, Any]]
-WIDER = {("INTEGER", "NUMERIC"), ("INTEGER", "FLOAT"), ("NUMERIC", "FLOAT")}
+WIDER = {("INTEGER", "NUMERIC")}
 
 
 def lists_of(params: Params) -> list[Params]:
@@ -109,8 +109,6 @@ def test_nothing_is_lost_by_an_additive_change(seed: int) -> None:
             before = {column["name"]: column for column in event_schema(old)}
             after = {column["name"]: column for column in event_schema(new)}
             assert columns_can_become(before, after), changes
-            if any(made.code == "widened_type" and "FLOAT64" in made.message for made in changes):
-                continue  # takes no numbers in quotes; the change says so
             judge = Judge({new.name: new})
             for event in events:
                 assert judge.judge(event).reasons == [], (changes, event)

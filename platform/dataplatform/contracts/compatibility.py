@@ -4,8 +4,9 @@ additive  the table can become the new one without a rewrite, and every event th
 breaking  one of both does not hold; it needs a new contract with the next major version, whose table is its own
 text      nothing that is checked or stored changes
 
-A table's part are BigQuery's own rules: a column can be added if it is not REQUIRED, relaxed, and its type changed from INT64 to NUMERIC or
-FLOAT64 and from NUMERIC to FLOAT64; elements of arrays keep their type; nothing can be removed, renamed or changed otherwise.
+A table's part are BigQuery's own rules: a column can be added if it is not REQUIRED, relaxed, and its type changed from INT64 to NUMERIC;
+elements of arrays keep their type; nothing can be removed, renamed or changed otherwise. BigQuery would turn INT64 and NUMERIC into FLOAT64 as
+well, but that rounds what is stored and refuses numbers in quotes, which were accepted: it is breaking.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,8 +19,8 @@ from .values import Exact, exact_value
 
 type Kind = Literal["additive", "breaking", "text"]
 
-WIDER_TYPES: Mapping[str, tuple[str, ...]] = {"INT64": ("NUMERIC", "FLOAT64"), "NUMERIC": ("FLOAT64",)}
-"""Types that a column can be given without a rewrite (BigQuery's coercions of columns, of the types that contracts have)."""
+WIDER_TYPES: Mapping[str, tuple[str, ...]] = {"INT64": ("NUMERIC",)}
+"""Types that a column can be given without a rewrite and without loss, and that take every value the old type took."""
 
 _TEXTS = ("owner", "domain", "description", "status")
 
@@ -124,12 +125,14 @@ def _field_changes(old: Field, new: Field, path: str, *, repeated: bool) -> Iter
 
 def _type_change(old: Field, new: Field, path: str, *, in_array: bool) -> Change:
     change = f"{old.type} became {new.type}"
+    if old.type in {"INT64", "NUMERIC"} and new.type == "FLOAT64":
+        message = f"{change}, which rounds to 15 digits and takes no number in quotes"
+        return Change(path, "breaking", "changed_type", message)
     if new.type not in WIDER_TYPES.get(old.type, ()):
         return Change(path, "breaking", "changed_type", f"{change}, which BigQuery does not do without a rewrite")
     if in_array:
         return Change(path, "breaking", "changed_type", f"{change} inside of an array, whose elements keep their type")
-    caution = "; a FLOAT64 keeps 15 digits and takes no number in quotes" if new.type == "FLOAT64" else ""
-    return Change(path, "additive", "widened_type", f"{change}{caution}")
+    return Change(path, "additive", "widened_type", change)
 
 
 def _constant_changes(old: Field, new: Field, path: str) -> Iterator[Change]:
