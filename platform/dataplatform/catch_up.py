@@ -5,6 +5,7 @@ due comes from the warehouse, never from memory of earlier runs: after a crash, 
 left. Each domain says what is due in its own room (`due.Stream`); here that becomes runs.
 """
 
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from .events.hours import EventHours
 from .fraud.catalog import load_catalog
 from .fraud.due import FraudStream
 from .lineage.hours import LineageHours
-from .runs import RunOutcome, bury_dead_runs, dagster_instance, execute, select
+from .runs import Interrupted, RunOutcome, bury_dead_runs, dagster_instance, execute, select
 from .settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -140,6 +141,10 @@ def describe(due: Due) -> str:
     return f"{count} for {range_text(due.start, due.end)} ({hours}): {due.reason}"
 
 
+def _interrupt(number: int, _frame: object) -> None:
+    raise Interrupted(number)
+
+
 @click.command("catch-up")
 @click.option(
     "--until",
@@ -152,7 +157,13 @@ def command(until: datetime | None, selection: str | None) -> None:
     if until is not None and until.tzinfo is None:
         until = until.replace(tzinfo=UTC)
     started = time.monotonic()
-    result = catch_up(until, selection)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        result = catch_up(until, selection)
+    except Interrupted as interrupted:
+        click.echo(f"stopped by {interrupted}; a repetition does what is left", err=True)
+        raise SystemExit(128 + interrupted.signal) from None
     for line in result.broken:
         click.echo(f"does not hold: {line}", err=True)
     for piece in result.left:

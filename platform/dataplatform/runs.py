@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import threading
@@ -194,21 +195,52 @@ def select(definitions: dg.Definitions, due: Sequence[Due], selection: str) -> l
     return parts
 
 
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM came; `signal` is its number. The run that was at work is marked as failed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.signal = number
+
+
+@contextmanager
+def interrupts_noted() -> Iterator[list[int]]:
+    """Collects (on leaving) the numbers of SIGINT and SIGTERM that came meanwhile, whoever handled them: Dagster swallows both."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    reading, writing = socket.socketpair()
+    with reading, writing:
+        reading.setblocking(False)
+        writing.setblocking(False)
+        before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        try:
+            yield came
+        finally:
+            signal.set_wakeup_fd(before)
+            with contextlib.suppress(BlockingIOError):
+                came += [number for number in reading.recv(4096) if number in (signal.SIGINT, signal.SIGTERM)]
+
+
 def execute(definitions: dg.Definitions, instance: dg.DagsterInstance, due: Due, stream: str) -> RunOutcome:
-    """Do what is due by one run in this process. What goes wrong inside is in the outcome, never raised."""
+    """Do what is due by one run in this process. What goes wrong inside is in the outcome; only Interrupted is raised."""
     keys = [asset_key(asset) for asset in due.assets]
     job = definitions.resolve_implicit_job_def_def_for_assets(keys)
     if job is None:
         raise PlatformError(f"no one run can hold {', '.join(due.assets[:5])}", where=stream)
     started = time.monotonic()
-    done = job.execute_in_process(
-        instance=instance,
-        asset_selection=keys,
-        # The process is named before the run begins: killed at any instant, it can be told to be dead.
-        tags={**run_tags(due, stream), **process_tags()},
-        raise_on_error=False,
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-    )
+    with interrupts_noted() as came:
+        done = job.execute_in_process(
+            instance=instance,
+            asset_selection=keys,
+            # The process is named before the run begins: killed at any instant, it can be told to be dead.
+            tags={**run_tags(due, stream), **process_tags()},
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+    if came:
+        raise Interrupted(came[0])
     failures = tuple(_failures(done))
     return RunOutcome(done.run_id, due, done.success and not failures, time.monotonic() - started, failures)
 
