@@ -143,7 +143,7 @@ class Lease:
             except Conflict:
                 self._lost.set()
                 return
-            except Exception as error:  # a full disk or a store that is away: tried again; `check` counts the time since
+            except Exception as error:  # a full disk, a store that is away: `check` counts the time since
                 _log.warning("the lease %s was not renewed: %s", self.file.path, error)
         try:
             self.file.write(b"", version)
