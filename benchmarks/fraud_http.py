@@ -58,7 +58,7 @@ def wait(port: int) -> None:
     raise SystemExit("the server does not start")
 
 
-def wrk(  # noqa: PLR0917
+def wrk(
     port: int, folder: Path, run: str, seconds: float, connections: int, pause: float = 0
 ) -> tuple[float, float, float, int]:
     """Requests a second, p50 and p99 in ms, and how many answers were no 200."""

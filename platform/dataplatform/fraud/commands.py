@@ -62,7 +62,7 @@ def fraud() -> None:
     help="The function that decides, the one that explains, or BigQuery (the configured or the embedded server).",
 )
 @click.option("--output", type=FILE, required=True, help="Lines of {id, level, score, rules, unknown}.")
-def evaluate(  # noqa: PLR0917  # click passes by name
+def evaluate(  # click passes by name
     policy_file: Path, facts_file: Path, lists_file: Path | None, changes: tuple[str, ...], engine: str, output: Path
 ) -> None:
     """Judge a file of facts by one policy."""
@@ -149,7 +149,7 @@ def features(definitions: Path, data_file: Path, at_file: Path, engine: str, out
 )
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path("backtest"), show_default=True)
 @click.option("--as", "user", default=getpass.getuser, show_default="who is logged in", help="Who tries the version.")
-def backtest(  # noqa: PLR0917  # click passes by name
+def backtest(  # click passes by name
     policy: str,
     changes: tuple[str, ...],
     version: int | None,

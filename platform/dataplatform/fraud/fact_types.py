@@ -148,7 +148,7 @@ def _inferred(tests: list[Leaf], parameters: Mapping[str, object], lists: Mappin
     return "STRING" if any(isinstance(test, InList) and test.list not in lists for test in tests) else UNTYPED
 
 
-def _check(  # noqa: PLR0917
+def _check(
     owner: tuple[str | int, ...],
     leaf: Leaf,
     fact_type: str,

@@ -110,7 +110,7 @@ def staged_source(table: str, event: str, entity: EntityFeatures) -> Source:
     return Source(f"(SELECT * FROM {table} WHERE event = {text_literal(event)})", columns)
 
 
-def _stream(  # noqa: PLR0917
+def _stream(
     entity: EntityFeatures,
     number: int,
     stream: tuple[str, str],

@@ -118,7 +118,7 @@ def _wanted(entity: EntityFeatures) -> dict[str, list[str]]:
     return wanted
 
 
-def _event(  # noqa: PLR0917
+def _event(
     file: Path,
     number: int,
     row: Mapping[str, Any],
@@ -215,7 +215,5 @@ def _rows(file: Path, problems: list[Problem]) -> Iterator[tuple[int, Mapping[st
         _note(problems, file, 0, "", "unreadable", f"cannot be read: {error.strerror}", "check the path")
 
 
-def _note(  # noqa: PLR0917
-    problems: list[Problem], file: Path, line: int, pointer: str, code: str, message: str, fix: str
-) -> None:
+def _note(problems: list[Problem], file: Path, line: int, pointer: str, code: str, message: str, fix: str) -> None:
     problems.append(Problem(file, line, pointer, code, message, fix))

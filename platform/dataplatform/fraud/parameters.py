@@ -489,7 +489,7 @@ class ParameterStore:
             raise UnknownVersionError(f"there is no version {version}", where=policy, fix="list the versions")
         return _version(row)
 
-    def _insert(  # noqa: PLR0917
+    def _insert(
         self,
         connection: sa.Connection,
         policy: str,
@@ -524,7 +524,7 @@ class ParameterStore:
     def _raise_counter(self, connection: sa.Connection) -> None:
         connection.execute(sa.update(_generation).values(number=_generation.c.number + 1))
 
-    def _log(  # noqa: PLR0917
+    def _log(
         self,
         connection: sa.Connection,
         user: str,
