@@ -172,7 +172,8 @@ def _aggregates(
     name = feature.name
     of = _of(source.columns[feature.of]) if feature.of else ""
     held = entity.columns[feature.event].get(feature.of, "")
-    exact = f"CAST({of} AS NUMERIC)" if held == "FLOAT64" else of
+    # Through its text: the decimal that the number is written as. What no NUMERIC holds does not count.
+    exact = f"SAFE_CAST(CAST({of} AS STRING) AS NUMERIC)" if held == "FLOAT64" else of
     match feature.aggregation:
         case "count":
             return [f"COUNTIF({seen}) AS {name}" if seen else f"COUNT(*) AS {name}"]
@@ -181,7 +182,7 @@ def _aggregates(
         case "sum":
             return [f"SUM({where(exact)}) AS {name}"]
         case "mean":
-            return [f"SUM({where(exact)}) AS {name}", f"COUNT({where(of)}) AS {name}__n"]
+            return [f"SUM({where(exact)}) AS {name}", f"COUNT({where(exact)}) AS {name}__n"]
         case "min" | "max":
             return [f"{feature.aggregation.upper()}({where(of)}) AS {name}"]
         case "last":

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ FORGET_EVERY = 50_000
 _SLACK = 1
 _NINE = 1_000_000_000
 _FLOAT_PLACES = 9
+_TOO_LARGE = 1e29
+_WIDE = Context(prec=60)
+_SUMS = ("sum", "mean")
 
 
 @dataclass(slots=True)
@@ -66,7 +69,7 @@ class _Measure:
 
     of: str
     matches: Callable[[Mapping[str, Fact]], bool] | None
-    exact: Callable[[Any], int] | None
+    exact: Callable[[Any], int | None] | None
 
 
 @dataclass(slots=True)
@@ -360,12 +363,14 @@ def _streams(entity: EntityFeatures) -> tuple[list[_Stream], dict[str, list[_Str
     by_event: dict[str, list[_Stream]] = {}
     for number, ((event, by), features) in enumerate(entity.streams.items()):
         measures: list[_Measure] = []
-        places: dict[tuple[str, object], int] = {}
+        places: dict[tuple[str, object, bool], int] = {}
         windowed: list[tuple[Feature, int]] = []
         firsts: list[tuple[Feature, int]] = []
         columns: dict[str, None] = {}
         for feature in features:
-            identity = (feature.of, feature.where)
+            held = entity.columns[event].get(feature.of, "")
+            # A float that no NUMERIC holds is in no sum, and in everything else: sums of floats are a series of their own.
+            identity = (feature.of, feature.where, held == "FLOAT64" and feature.aggregation in _SUMS)
             if identity not in places:
                 places[identity] = len(measures)
                 measures.append(_measure(entity, feature, features))
@@ -394,22 +399,24 @@ def _measure(entity: EntityFeatures, feature: Feature, features: tuple[Feature, 
         def matches(values: Mapping[str, Fact]) -> bool:
             return bool(decide(values)[2])
 
-    summed = any(
-        each.aggregation in ("sum", "mean") and (each.of, each.where) == (feature.of, feature.where)
-        for each in features
-    )
     held = entity.columns[feature.event].get(feature.of, "")
-    exact: Callable[[Any], int] | None = None
+    alike = (each for each in features if (each.of, each.where) == (feature.of, feature.where))
+    summed = feature.aggregation in _SUMS or (held != "FLOAT64" and any(each.aggregation in _SUMS for each in alike))
+    exact: Callable[[Any], int | None] | None = None
     if summed:
         exact = int if held == "INT64" else _scaled
     return _Measure(feature.of, matches, exact)
 
 
-def _scaled(value: Any) -> int:
-    """A number in billionths, so that sums are exact and do not depend on the order."""
+def _scaled(value: Any) -> int | None:
+    """A number in billionths, so that sums are exact and do not depend on the order; None where no NUMERIC holds it."""
     if isinstance(value, float):
-        return round(value * _NINE)
-    return int(value.scaleb(_FLOAT_PLACES)) if isinstance(value, Decimal) else int(value) * _NINE
+        # The decimal that the number is written as, as SQL reads it from the same text.
+        if abs(value) >= _TOO_LARGE:
+            return None
+        value = Decimal(repr(value)).scaleb(_FLOAT_PLACES, _WIDE)
+        return int(value.to_integral_value(ROUND_HALF_UP, _WIDE))
+    return int(value.scaleb(_FLOAT_PLACES, _WIDE)) if isinstance(value, Decimal) else int(value) * _NINE
 
 
 def _add(stream: _Stream, series: list[_Series], place: tuple[int, int, str], values: Mapping[str, Fact]) -> None:
@@ -417,7 +424,10 @@ def _add(stream: _Stream, series: list[_Series], place: tuple[int, int, str], va
         value = values.get(measure.of) if measure.of else True
         if value is None or (measure.matches is not None and not measure.matches(values)):
             continue
-        each.add(place, value, measure.exact(value) if measure.exact is not None else None)
+        if measure.exact is None:
+            each.add(place, value, None)
+        elif (exact := measure.exact(value)) is not None:
+            each.add(place, value, exact)
 
 
 def _aggregate(feature: Feature, series: _Series, moment: int, held: str) -> Fact:
@@ -451,7 +461,7 @@ def _total(feature: Feature, held: str, total: int, count: int) -> Scalar:
         if feature.aggregation == "mean":
             return float(total) / count
         return float(total) if feature.type == "FLOAT64" else Decimal(total) if feature.type == "NUMERIC" else total
-    exact = Decimal(total).scaleb(-_FLOAT_PLACES)
+    exact = Decimal(total).scaleb(-_FLOAT_PLACES, _WIDE)
     if feature.aggregation == "mean":
         return float(exact) / count
     return float(exact) if feature.type == "FLOAT64" else exact
