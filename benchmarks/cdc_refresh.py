@@ -184,7 +184,7 @@ def merges(settings: Settings, sizes: list[int]) -> None:
         inside = warehouse.query(
             f"SELECT COUNT(*) AS inside FROM `{tables.raw}` WHERE bucket IN ({sql.dates(buckets)})"
         ).rows[0]["inside"]
-        result = warehouse.query(sql.raw_sql(tables, buckets, "", sweep=False))
+        result = warehouse.query(sql.raw_sql(tables, buckets, "", sweep=False, keep_deleted=False))
         print(f"{rows:<24,}{result.seconds:>10.2f}{len(buckets):>12}{120:>8}{inside:>14,}")
 
 

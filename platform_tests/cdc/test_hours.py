@@ -107,6 +107,10 @@ def test_a_collection_from_a_dagster_run_to_a_repair(lab: Lab) -> None:
     typed = lab.typed("docs")
     assert (typed['"rewrite"']["o"], typed['"rewrite"']["l"]) == ({"a": 1.5, "b": "new"}, [0.5])
     assert typed['{"$numberInt":"3"}']["o"] == {"a": 3.0, "b": None}
+    kept = lab.query(
+        'SELECT n, o, l FROM `{typed}` WHERE _deleted AND _id = \'{{"$numberInt":"2"}}\'', **lab.names("docs")
+    )
+    assert kept == [{"n": 2.0, "o": {"a": 2.0, "b": None}, "l": [2.0]}], "a rewrite must not lose what was kept"
     background = Background(lab)
     assert reconcile(lab.settings, lab.hours(), contract, everything=True).ok
     background.end()
@@ -115,7 +119,7 @@ def test_a_collection_from_a_dagster_run_to_a_repair(lab: Lab) -> None:
 @pytest.mark.parametrize("order", [(1, 0, 1), pytest.param((2, 0, 1, 0), marks=pytest.mark.long)], ids=str)
 def test_random_changes_in_any_order_fold_the_same_in_sql(lab: Lab, order: tuple[int, ...]) -> None:
     """Hours of random changes (drops and late files among them), applied in random order and again, are what `fold` says."""
-    contract = lab.contract("docs")
+    contract = lab.contract("docs", "deletes: keep\n")
     rng = random.Random(11)
     start = soon() - 4 * HOUR
     hours = lab.hours()
@@ -164,8 +168,12 @@ def test_random_changes_in_any_order_fold_the_same_in_sql(lab: Lab, order: tuple
     expected = {key: (one.document, one.deleted, one.position) for key, one in fold(every).items()}
     rows = lab.query("SELECT _id, document, deleted, position FROM `{raw}`", **lab.names("docs"))
     assert {row["_id"]: (row["document"], row["deleted"], row["position"]) for row in rows} == expected
-    typed = {key: row["_position"] for key, row in lab.typed("docs").items()}
-    assert typed == {key: position for key, (_, deleted, position) in expected.items() if not deleted}
+    kept = lab.query("SELECT _id, v, _position, _deleted FROM `{typed}`", **lab.names("docs"))
+    values = {key: one.document or one.last_document for key, one in fold(every).items()}
+    numbers = {key: None if text is None else int(json.loads(text)["v"]["$numberInt"]) for key, text in values.items()}
+    assert {row["_id"]: (row["v"], row["_position"], row["_deleted"]) for row in kept} == {
+        key: (numbers[key], position, deleted) for key, (_, deleted, position) in expected.items()
+    }
     history = {(row["position"], row["_id"], row["operation"]) for row in lab.history("docs")}
     assert len(lab.history("docs")) == len(history)
     assert history == {(one.position, one.key, one.operation) for one in every}

@@ -118,12 +118,16 @@ def _second(seconds: int) -> str:
 
 
 class State(msgspec.Struct, frozen=True):
-    """The latest state of one document: deleted (then `document` is None) or there; the position says since when."""
+    """The latest state of one document: deleted (then `document` is None) or there; the position says since when.
+
+    `last_document`: of a deleted one, the newest document that is known of it.
+    """
 
     key: str
     document: str | None
     deleted: bool
     position: str
+    last_document: str | None = None
 
 
 def fold(changes: Iterable[Change], barriers: Iterable[str] = ()) -> dict[str, State]:
@@ -137,6 +141,7 @@ def fold(changes: Iterable[Change], barriers: Iterable[str] = ()) -> dict[str, S
     changes = list(changes)
     barrier = max([*barriers, *(c.position for c in changes if c.operation in BARRIER_OPERATIONS)], default="")
     newest: dict[str, tuple[str, str, Change]] = {}
+    documents: dict[str, tuple[str, str, Change]] = {}
     for change in changes:
         if change.key is None or (change.operation == "update" and change.document is None):
             continue
@@ -144,13 +149,14 @@ def fold(changes: Iterable[Change], barriers: Iterable[str] = ()) -> dict[str, S
         known = newest.get(change.key)
         if known is None or rank[:2] > known[:2]:
             newest[change.key] = rank
+        known = documents.get(change.key)
+        if change.document is not None and (known is None or rank[:2] > known[:2]):
+            documents[change.key] = rank
     states = {}
     for key, (position, _, change) in newest.items():
-        if position < barrier:
-            states[key] = State(key, None, True, barrier)
-        else:
-            deleted = change.operation == "delete"
-            states[key] = State(key, None if deleted else change.document, deleted, position)
+        deleted = position < barrier or change.operation == "delete"
+        last = documents[key][2].document if deleted and key in documents else None
+        states[key] = State(key, None if deleted else change.document, deleted, max(position, barrier), last)
     return states
 
 

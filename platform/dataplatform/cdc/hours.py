@@ -295,6 +295,7 @@ class CollectionHours:
             applied.columns = [dict(column) for column in typed_spec(contract, root, self.settings.policy_tag).schema]
             return
         barrier = barriers.get(name, "")
+        keep = contract.deletes == "keep"
         sweep = False
         buckets: list[str] = []
         shapes: list[tuple[str, int]] = []
@@ -302,7 +303,7 @@ class CollectionHours:
             self._load(applied, tables, content)
             swept = [one for one in content.all_snapshots if one.sweep and one.position is not None]
             barrier = max([barrier, *(one.position or "" for one in swept)])
-            found = self._query(applied, sql.newest_script(tables, barrier), "cdc_newest")
+            found = self._query(applied, sql.newest_script(tables, barrier, keep_deleted=keep), "cdc_newest")
             barrier, sweep = self._new_barriers(applied, found, swept, barrier)
             buckets = sorted(row["value"] for row in found if row["kind"] == "bucket")
             shapes = sorted((row["value"], row["number"]) for row in found if row["kind"] == "shape")
@@ -324,10 +325,10 @@ class CollectionHours:
                 tables, _iso(applied.start), _iso(applied.end), {at: _iso(hour) for at, hour in hours.items()}
             )
             self._query(applied, history, "cdc_history")
-            self._query(applied, sql.raw_sql(tables, buckets, barrier, sweep=sweep), "cdc_raw")
+            raw = sql.raw_sql(tables, buckets, barrier, sweep=sweep, keep_deleted=keep)
+            self._query(applied, raw, "cdc_raw")
         spec = typed_spec(contract, evolution.root, self.settings.policy_tag)
         applied.columns = [dict(column) for column in spec.schema]
-        keep = contract.deletes == "keep"
         if evolution.rewrite:
             applied.statement = sql.rebuild_sql(tables, evolution.root, keep_deleted=keep)
             self._query(applied, applied.statement, "cdc_rebuild")

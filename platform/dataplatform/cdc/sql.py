@@ -26,6 +26,17 @@ RAW_SCHEMA: tuple[dict[str, str], ...] = (
     {"name": "bucket", "type": "DATE", "description": "Partition: the month of an ObjectId, else a hash of the _id."},
 )
 
+KEPT_COLUMNS: tuple[dict[str, str], ...] = (
+    {
+        "name": "last_document",
+        "type": "STRING",
+        "description": "Of a deleted document: what it last was, as far as that is known (canonical Extended JSON).",
+    },
+    {"name": "last_position", "type": "STRING", "description": "Position of the change that `last_document` is from."},
+)
+"""Columns that the raw table has besides where the contract keeps deletions. The typed rows of deleted documents are made
+from them, so that they too are a function of the landed files, and outlive the typed table being built anew."""
+
 OWN_COLUMNS: tuple[dict[str, str], ...] = (
     {"name": "_id", "type": "STRING", "description": "Canonical Extended JSON of the document's _id."},
     {
@@ -210,18 +221,31 @@ def columns_sql(root: Node, source: str) -> list[tuple[str, str]]:
     return [(node.column, value_sql(node, source, (node.key,))) for node in root.fields]
 
 
-def newest_script(tables: Tables, barrier: str) -> str:
+def newest_script(tables: Tables, barrier: str, *, keep_deleted: bool) -> str:
     """Fold what was staged to the newest change of every document (`changes.fold` in SQL), and say what there is.
 
-    `barrier` is the greatest one known before. The rows that come back are (kind, value, number, more):
+    `barrier` is the greatest one known before; with `keep_deleted` the newest document of each key stands beside its newest
+    state (`KEPT_COLUMNS`). The rows that come back are (kind, value, number, more):
     `bucket`: a partition that the merges will name, its documents, its deletions; `shape`: a distinct shape, its documents;
     `hour`: hours since 1970, their changes; `snapshot`: the same of a snapshot's position, its rows; and one for each drop or rename, with its
     operation as kind, its position, its time in microseconds, and its detail as `more`.
     """
     names = ", ".join(text(name) for name in BARRIER_OPERATIONS)
-    shape = SHAPE_SQL.format(document="document")
     distinct = "COUNT(DISTINCT CONCAT(position, operation, COALESCE(_id, '')))"
     hour = "CAST(DIV(CAST(SUBSTR(position, 1, 10) AS INT64), 3600) AS STRING)"
+    last = window = ""
+    typed_document = "document"
+    if keep_deleted:
+        last = (
+            ",\n  FIRST_VALUE(document IGNORE NULLS) OVER newest_first AS last_document"
+            ",\n  FIRST_VALUE(IF(document IS NULL, NULL, position) IGNORE NULLS) OVER newest_first AS last_position"
+        )
+        window = (
+            "\nWINDOW newest_first AS (PARTITION BY _id ORDER BY position DESC, captured_at DESC"
+            " ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)"
+        )
+        typed_document = "last_document"
+    shape = SHAPE_SQL.format(document=typed_document)
     return f"""\
 CREATE OR REPLACE TABLE `{tables.newest}`
 OPTIONS (expiration_timestamp = TIMESTAMP_ADD(CURRENT_TIMESTAMP(), INTERVAL 1 DAY)) AS
@@ -232,7 +256,7 @@ SELECT
   GREATEST(position, barrier) AS position,
   changed_at,
   captured_at,
-  bucket
+  bucket{last}
 FROM `{tables.staging}`
 CROSS JOIN (
   SELECT GREATEST({text(barrier)}, COALESCE(MAX(position), '')) AS barrier
@@ -240,12 +264,12 @@ CROSS JOIN (
   WHERE operation IN ({names})
 )
 WHERE _id IS NOT NULL AND NOT (operation = 'update' AND document IS NULL)
-QUALIFY ROW_NUMBER() OVER (PARTITION BY _id ORDER BY position DESC, captured_at DESC) = 1;
+QUALIFY ROW_NUMBER() OVER (PARTITION BY _id ORDER BY position DESC, captured_at DESC) = 1{window};
 SELECT 'bucket' AS kind, CAST(bucket AS STRING) AS value, COUNT(*) AS number, CAST(COUNTIF(deleted) AS STRING) AS more
 FROM `{tables.newest}` GROUP BY bucket
 UNION ALL
 SELECT 'shape', shape, COUNT(*), ''
-FROM (SELECT {shape} AS shape FROM `{tables.newest}` WHERE NOT deleted) GROUP BY shape
+FROM (SELECT {shape} AS shape FROM `{tables.newest}` WHERE {typed_document} IS NOT NULL) GROUP BY shape
 UNION ALL
 SELECT IF(operation = 'snapshot', 'snapshot', 'hour'), {hour}, {distinct}, MAX(position)
 FROM `{tables.staging}` GROUP BY 1, 2
@@ -311,29 +335,47 @@ HISTORY_COLUMNS: tuple[dict[str, str], ...] = (
 )
 
 
-def raw_sql(tables: Tables, buckets: Sequence[str], barrier: str, *, sweep: bool) -> str:
+def raw_sql(tables: Tables, buckets: Sequence[str], barrier: str, *, sweep: bool, keep_deleted: bool) -> str:
     """MERGE of the newest changes into the raw table. Names every partition it needs and reads no other.
 
     `sweep` (only when the changes hold a drop, a rename, or end a repeated snapshot) also turns every document that was last
-    seen before the barrier into a deletion; only then the whole table is read.
+    seen before the barrier into a deletion; only then the whole table is read. `keep_deleted`: a deleted row keeps the
+    newest document that was ever seen of it, which may come after its deletion has been applied.
     """
     columns = ("document", "deleted", "position", "changed_at", "captured_at")
-    assign = ", ".join(f"{name} = s.{name}" for name in columns)
-    names = ("_id", *columns, "bucket")
-    swept = ""
+    names = ["_id", *columns, "bucket"]
+    values = [f"s.{name}" for name in names]
+    assign = [f"{name} = s.{name}" for name in columns]
+    swept = ["document = CAST(NULL AS STRING)", "deleted = TRUE", f"position = {text(barrier)}"]
+    late = ""
+    if keep_deleted:
+        known = "IF(t.deleted, t.last_position, t.position)"
+        newer = f"COALESCE(s.last_position, '') >= COALESCE({known}, '')"
+        assign += [
+            f"last_document = IF(s.deleted, IF({newer}, s.last_document, IF(t.deleted, t.last_document, t.document)), NULL)",
+            f"last_position = IF(s.deleted, IF({newer}, s.last_position, {known}), NULL)",
+        ]
+        late = (
+            "\nWHEN MATCHED AND t.deleted AND s.last_position > COALESCE(t.last_position, '') THEN\n"
+            "  UPDATE SET last_document = s.last_document, last_position = s.last_position"
+        )
+        names += ["last_document", "last_position"]
+        values += ["IF(s.deleted, s.last_document, NULL)", "IF(s.deleted, s.last_position, NULL)"]
+        swept += ["last_document = t.document", "last_position = t.position"]
+    gone = ""
     if sweep:
-        swept = (
+        gone = (
             f"WHEN NOT MATCHED BY SOURCE AND t.position < {text(barrier)} AND NOT t.deleted THEN\n"
-            f"  UPDATE SET document = CAST(NULL AS STRING), deleted = TRUE, position = {text(barrier)}\n"
+            f"  UPDATE SET {', '.join(swept)}\n"
         )
     on = "t._id = s._id AND t.bucket = s.bucket" + ("" if sweep else f"\n  AND t.bucket IN ({dates(buckets)})")
     return f"""\
 MERGE `{tables.raw}` AS t
 USING `{tables.newest}` AS s
 ON {on}
-WHEN MATCHED AND s.position > t.position THEN UPDATE SET {assign}
-WHEN NOT MATCHED THEN INSERT ({", ".join(names)}) VALUES ({", ".join(f"s.{name}" for name in names)})
-{swept}"""
+WHEN MATCHED AND s.position > t.position THEN UPDATE SET {", ".join(assign)}{late}
+WHEN NOT MATCHED THEN INSERT ({", ".join(names)}) VALUES ({", ".join(values)})
+{gone}"""
 
 
 def typed_sql(
@@ -342,26 +384,33 @@ def typed_sql(
     """MERGE into the typed table of those changes that the raw table also holds as the newest.
 
     The raw table decides, because deleted documents are not in the typed one: a late change of a deleted document finds the
-    deletion there. Only keys and positions of the named partitions are read for that.
+    deletion there. Only keys and positions of the named partitions are read for that; with `keep_deleted` also what the
+    raw table keeps of deleted documents, which is what their typed rows are made of.
     """
     fields = columns_sql(root, "n.document")
     select = "".join(f",\n    {expression} AS `{column}`" for column, expression in fields)
     names = ["_position", "_changed_at", "_captured_at", "_deleted", "_unmapped", *(column for column, _ in fields)]
     insert = ["_id", "_bucket", *names]
     here = f"\n  AND t._bucket IN ({dates(buckets)})"
-    there = f"\n    AND r.bucket IN ({dates(buckets)})"
+    there = f"\n      AND r.bucket IN ({dates(buckets)})"
     assign = ", ".join(f"`{name}` = s.`{name}`" for name in names)
     if keep_deleted:
-        gone = "WHEN MATCHED AND s._deleted THEN UPDATE SET _deleted = TRUE, _position = s._position, _changed_at = s._changed_at"
+        gone = kept = ""
+        state = (
+            "IF(r.deleted, r.last_document, n.document) AS document, r.deleted, r.position, r.changed_at, r.captured_at"
+        )
+        newest = "(r.position = n.position OR r.deleted)"
     else:
-        gone = "WHEN MATCHED AND s._deleted THEN DELETE"
+        gone = "WHEN MATCHED AND s._deleted THEN DELETE\n"
+        kept = " AND NOT s._deleted"
+        state = "n.document, n.deleted, n.position, n.changed_at, n.captured_at"
+        newest = "r.position = n.position"
     swept = ""
     if sweep:
         here = ""
         action = f"UPDATE SET _deleted = TRUE, _position = {text(barrier)}" if keep_deleted else "DELETE"
         live = " AND NOT t._deleted" if keep_deleted else ""
         swept = f"WHEN NOT MATCHED BY SOURCE AND t._position < {text(barrier)}{live} THEN {action}\n"
-    kept = "" if keep_deleted else " AND NOT s._deleted"
     return f"""\
 MERGE `{tables.typed}` AS t
 USING (
@@ -373,13 +422,15 @@ USING (
     n.captured_at AS _captured_at,
     n.deleted AS _deleted,
     {unmapped_sql(root, "n.document")} AS _unmapped{select}
-  FROM `{tables.newest}` AS n
-  JOIN `{tables.raw}` AS r
-    ON r._id = n._id AND r.bucket = n.bucket AND r.position = n.position{there}
+  FROM (
+    SELECT n._id, n.bucket, {state}
+    FROM `{tables.newest}` AS n
+    JOIN `{tables.raw}` AS r
+      ON r._id = n._id AND r.bucket = n.bucket AND {newest}{there}
+  ) AS n
 ) AS s
 ON t._id = s._id AND t._bucket = s._bucket{here}
-{gone}
-WHEN MATCHED THEN UPDATE SET {assign}
+{gone}WHEN MATCHED THEN UPDATE SET {assign}
 WHEN NOT MATCHED{kept} THEN
   INSERT ({", ".join(f"`{name}`" for name in insert)})
   VALUES ({", ".join(f"s.`{name}`" for name in insert)})
@@ -399,14 +450,20 @@ def rebuild_sql(tables: Tables, root: Node, *, keep_deleted: bool) -> str:
         "_unmapped": unmapped_sql(root, "n.document"),
     }
     select = ",\n  ".join(f"{expression} AS `{column}`" for column, expression in (*own.items(), *fields))
+    if keep_deleted:
+        document = "IF(deleted, last_document, document) AS document"
+        source = (
+            f"(SELECT _id, {document}, deleted, position, changed_at, captured_at, bucket FROM `{tables.raw}`) AS n"
+        )
+    else:
+        source = f"`{tables.raw}` AS n\nWHERE NOT n.deleted"
     return f"""\
 CREATE OR REPLACE TABLE `{tables.typed}`
 PARTITION BY DATE_TRUNC(_bucket, MONTH)
 CLUSTER BY _id AS
 SELECT
   {select}
-FROM `{tables.raw}` AS n
-WHERE {"TRUE" if keep_deleted else "NOT n.deleted"}
+FROM {source}
 """
 
 

@@ -10,7 +10,7 @@ from ..warehouse.tables import TableSpec
 from .changes import CHANGES_SCHEMA
 from .names import table_name
 from .schema import Node, columns
-from .sql import HISTORY_COLUMNS, OWN_COLUMNS, RAW_SCHEMA, Tables
+from .sql import HISTORY_COLUMNS, KEPT_COLUMNS, OWN_COLUMNS, RAW_SCHEMA, Tables
 
 RAW = "mongo_raw"
 TYPED = "mongo"
@@ -93,14 +93,14 @@ def collection_specs(contract: CollectionContract, policy_tag: str | None = None
     personal = any(one.pii for one in contract.fields)
 
     def marked(columns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        held = ("document", "update") if personal else ()
+        held = ("document", "update", "last_document") if personal else ()
         return [_personal(dict(one), policy_tag) if one["name"] in held else dict(one) for one in columns]
 
     return [
         TableSpec(
             RAW,
             name,
-            marked(RAW_SCHEMA),
+            marked([*RAW_SCHEMA, *(KEPT_COLUMNS if contract.deletes == "keep" else ())]),
             "bucket",
             "MONTH",
             ("_id",),
