@@ -1,7 +1,7 @@
 """A backtest in the warehouse decides every event as the online state and the compiled policy would have then."""
 
 import random
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pyarrow as pa
@@ -17,8 +17,10 @@ from dataplatform.fraud.moments import Event, Moment
 from dataplatform.fraud.online import features_in_order
 from dataplatform.fraud.policies import parse_policy
 from dataplatform.fraud.report import html_page
+from dataplatform.fraud.tables import features_table, load_features
 from dataplatform.fraud.values import micros
 from dataplatform.warehouse.client import Warehouse
+from dataplatform.warehouse.tables import ensure
 
 COLUMNS = {
     "send": {
@@ -27,6 +29,9 @@ COLUMNS = {
             "amount": "NUMERIC",
             "receiver": "STRING",
             "method": "STRING",
+            "promised": "TIMESTAMP",
+            "due": "DATE",
+            "risk": "FLOAT64",
             "user_id": "STRING",
             "device_id": "STRING",
         }.items()
@@ -43,6 +48,9 @@ features:
   - {name: amount_24h, event: send, aggregation: sum, of: amount, type: NUMERIC, window: 24h, no_data: 0}
   - {name: mean_30d, event: send, aggregation: mean, of: amount, window: 30d}
   - {name: to_mean, aggregation: ratio, of: amount_24h, over: mean_30d}
+  - {name: promised, event: send, aggregation: last, of: promised, type: TIMESTAMP, window: 30d}
+  - {name: due, event: send, aggregation: max, of: due, type: DATE, window: 30d}
+  - {name: risk, event: send, aggregation: max, of: risk, type: FLOAT64, window: 30d}
 """
 ACCOUNT = """\
 entity: account
@@ -63,6 +71,9 @@ rules:
   - {name: many, when: sender.receivers_7d >= 3 OR to.senders_24h >= 3, score: 30, reason: r}
   - {name: unusual, when: sender.to_mean > 3, score: 30, reason: r}
   - {name: listed, when: to.id IN LIST watched AND method != 'card', level: block, reason: r}
+  - {name: times, when: sender.promised < '2026-01-05T00:00:00Z' OR sender.due > '2026-01-10', score: 10, reason: r}
+  - {name: own_times, when: promised >= '2026-01-05T00:00:00Z' AND due <= '2026-01-10' AND risk < 0.5, score: 5, reason: r}
+  - {name: risky, when: sender.risk >= 0.75, score: 10, reason: r}
   - {name: never, when: sender.sent_24h > 1000, level: sanction, reason: r}
 levels: {monitor: 30, hold: 60, block: 100}
 """
@@ -89,6 +100,9 @@ def stream(seed, count=250):
                 "amount": Decimal(chance.choice([10, 100, 499, 500, 2000])) / 4,
                 "receiver": f"acc{chance.randrange(4)}",
                 "method": chance.choice(["card", "balance", None]),
+                "promised": chance.choice([None, at + 86_400_000_000]),
+                "due": chance.choice([None, "2026-01-09", "2026-01-11"]),
+                "risk": chance.choice([None, 0.1, 0.25, 0.75]),
             }
         keys = {"user_id": user, "receiver": values.get("receiver")}
         events.append(Event(kind, f"e{number}", at, known, keys, values))
@@ -107,8 +121,14 @@ def load(warehouse, events):
             "hour": pa.array([each.known // 3_600_000_000 * 3_600_000_000 for each in rows], pa.int64()).cast(stamp),
         }
         for name, fact in columns.items():
-            kind_of = pa.decimal128(38, 9) if fact.type == "NUMERIC" else pa.string()
-            table[name] = pa.array([each.values.get(name) for each in rows], kind_of)
+            values = [each.values.get(name) for each in rows]
+            if fact.type == "TIMESTAMP":
+                table[name] = pa.array(values, pa.int64()).cast(stamp)
+            elif fact.type == "DATE":
+                table[name] = pa.array([value and date.fromisoformat(value) for value in values], pa.date32())
+            else:
+                kinds = {"NUMERIC": pa.decimal128(38, 9), "FLOAT64": pa.float64()}
+                table[name] = pa.array(values, kinds.get(fact.type, pa.string()))
         warehouse.load_rows(pa.table(table), "events", kind)
 
 
@@ -177,6 +197,25 @@ def test_history_is_decided_as_then(warehouse):
     page = html_page(report)
     assert "<svg" in page and "Backtest of transfer" in page and "precision" in page
     assert not list(warehouse.tables("fraud_staging"))
+
+
+def test_a_day_of_features_of_every_type(warehouse):
+    """The table of features holds TIMESTAMP and DATE features as such."""
+    found = catalog()
+    events = stream(4, 60)
+    load(warehouse, events)
+    entity = found.entities["user"]
+    ensure(warehouse, [features_table(entity)])
+    start = datetime(2026, 1, 15, tzinfo=UTC)
+    count = load_features(warehouse, found, entity, start, start + timedelta(days=1))
+    rows = warehouse.query(f"SELECT * FROM `{warehouse.table_id('fraud', 'features_user')}` ORDER BY entity_key").rows
+    moment = int((start + timedelta(days=1)).timestamp() * 1e6)
+    asked = [Moment({}, row["entity_key"], moment) for row in rows]
+    expected = features_in_order(entity, [each for each in events if each.known < moment], asked)
+    assert len(rows) == count > 0
+    for row, one in zip(rows, expected, strict=True):
+        told = {name: micros(v.isoformat()) if name == "promised" and (v := row[name]) else row[name] for name in one}
+        assert told | {"due": row["due"] and row["due"].isoformat()} == one
 
 
 def test_an_event_that_never_came(warehouse):

@@ -17,7 +17,7 @@ from .catalog import Catalog
 from .fact_types import TypedPolicy
 from .features import EntityFeatures
 from .history import Source, history_statement, warehouse_source
-from .policy_sql import FactColumn, policy_statement, table_column
+from .policy_sql import FactColumn, column_value, policy_statement, table_column
 from .tree import LEVELS, RANK, Scalar
 from .values import plain_value
 
@@ -172,7 +172,7 @@ def facts_statement(
             value = f"CAST(e.{keys[role]} AS STRING)"
         else:
             joins[role] = f"LEFT JOIN {tables[f'features_{role}']} AS {role}_features USING (event_id)"
-            value = f"{role}_features.{roles[role].by_name[name].name}"
+            value = column_value(roles[role].by_name[name].type, f"{role}_features.{name}")
         selected.append(f",\n  {value} AS f{number}")
     amount = next((each for each in AMOUNTS if each in columns), None)
     money = f"CAST(e.{amount} AS FLOAT64)" if amount else "CAST(NULL AS FLOAT64)"

@@ -72,6 +72,17 @@ def table_column(fact_type: str, column: str) -> FactColumn:
             return FactColumn(plain=column)
 
 
+def column_value(fact_type: str, value: str) -> str:
+    """A fact as statements calculate it, as a column of its declared type holds it: the way back from `table_column`."""
+    match fact_type:
+        case "TIMESTAMP":
+            return f"TIMESTAMP_MICROS({value})"
+        case "DATE":
+            return f"CAST({value} AS DATE)"
+        case _:
+            return value
+
+
 def policy_statement(
     typed: TypedPolicy,
     parameters: Mapping[str, Scalar],

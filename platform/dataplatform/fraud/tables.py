@@ -12,6 +12,7 @@ from ..warehouse.tables import TableSpec
 from .catalog import Catalog
 from .features import EntityFeatures
 from .history import history_statement, warehouse_source
+from .policy_sql import column_value
 
 DATASET = "fraud"
 DECISIONS = "fraud/decisions"
@@ -90,10 +91,11 @@ def features_merge(warehouse: Warehouse, entity: EntityFeatures) -> str:
     )
     moments = f"(SELECT entity_key, UNIX_MICROS(@end) AS moment FROM (\n  {keys}\n)) AS seen"
     names = ", ".join(each.name for each in entity.features)
+    values = ", ".join(f"{column_value(each.type, each.name)} AS {each.name}" for each in entity.features)
     target = f"`{warehouse.table_id(DATASET, f'features_{entity.entity}')}`"
     return (
         f"MERGE {target} AS t USING (\n"
-        f"SELECT @start AS day, entity_key, @end AS moment, {names} FROM (\n"
+        f"SELECT @start AS day, entity_key, @end AS moment, {values} FROM (\n"
         f"{history_statement(entity, sources, moments, keep=('entity_key',))}\n)) AS s ON FALSE\n"
         "WHEN NOT MATCHED BY SOURCE AND t.day = @start THEN DELETE\n"
         f"WHEN NOT MATCHED THEN INSERT (day, entity_key, moment, {names})"
