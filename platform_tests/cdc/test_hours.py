@@ -13,7 +13,7 @@ from source_lab import HOUR, Background, Lab, soon
 
 from dataplatform.cdc.assets import definitions
 from dataplatform.cdc.buckets import bucket_of
-from dataplatform.cdc.changes import Change, decode, fold, line_of, time_text
+from dataplatform.cdc.changes import Change, decode, encode, fold, time_text
 from dataplatform.cdc.positions import Position
 from dataplatform.cdc.reconcile import reconcile, repair
 from dataplatform.cdc.state import CollectionState, PositionFile, UnitState
@@ -38,6 +38,8 @@ def test_a_collection_from_a_dagster_run_to_a_repair(lab: Lab) -> None:
     middle = datetime.now(UTC)
     time.sleep(0.05)
     lab.db.docs.replace_one({"_id": "v"}, {"v": 2})
+    lab.db.docs.update_one({"_id": "v"}, {"$set": {"v": 3}})
+    lab.db.docs.update_one({"_id": "v"}, {"$set": {"v": 4}})
     lab.capture()
     hours = lab.hours()
     hours.close(soon())
@@ -61,6 +63,18 @@ def test_a_collection_from_a_dagster_run_to_a_repair(lab: Lab) -> None:
         **lab.names("docs"),
     )
     assert rows == [{"document": '{"_id":"v","v":{"$numberInt":"1"}}'}]
+    states = lab.query(
+        "SELECT document, exact FROM `{as_of}` WHERE _id = '\"v\"' ORDER BY position", **lab.names("docs")
+    )
+    assert [(json.loads(row["document"])["v"]["$numberInt"], row["exact"]) for row in states] == [
+        ("1", True),
+        ("2", True),
+        ("4", False),  # the update to 3, looked up when it was 4 already
+        ("4", True),
+    ]
+    moments = lab.hours().moments(contract.namespace, '"v"')
+    assert [json.loads(one.document or "")["v"]["$numberInt"] for one in moments] == ["1", "2", "3", "4"]
+    assert all(one.exact for one in moments)
 
     lab.db.docs.insert_one({"_id": "text", "n": "5", "o": [1], "pinned": "no number"})
     lab.db.docs.insert_one({"_id": "double", "n": 2.5, "pinned": 3})
@@ -125,6 +139,7 @@ def test_random_changes_in_any_order_fold_the_same_in_sql(lab: Lab, order: tuple
     hours = lab.hours()
     landing = hours.landings[contract.namespace]
     every: list[Change] = []
+    live: set[str] = set()
     for hour in range(max(order) + 1):
         lines = []
         for number in range(60):
@@ -133,24 +148,32 @@ def test_random_changes_in_any_order_fold_the_same_in_sql(lab: Lab, order: tuple
             operation = rng.choice(
                 ["insert", "update", "update", "replace", "delete", "lost", "drop" if number == 30 else "insert"]
             )
+            if operation in ("update", "lost", "delete") and key not in live:
+                operation = "insert"  # as at a source: nothing else happens to what is not there
+            if operation == "drop":
+                live.clear()
+            elif operation == "delete":
+                live.remove(key)
+            else:
+                live.add(key)
             document = (
                 None if operation in ("delete", "lost", "drop") else f'{{"_id":{key},"v":{{"$numberInt":"{number}"}}}}'
             )
-            line = line_of(
+            change = Change(
                 "update" if operation == "lost" else operation,
                 None if operation == "drop" else key,
+                str(Position(second, 1, rng.randrange(2))),
+                time_text(second * 1000),
+                time_text(second * 1000 + 5),
                 document,
-                Position(second, 1, rng.randrange(2)),
-                changed_at=time_text(second * 1000),
-                captured_at=time_text(second * 1000 + 5),
                 bucket=None if operation == "drop" else bucket_of(key),
             )
-            lines += [line] * rng.choice([1, 1, 2])
+            lines += [encode(change)] * rng.choice([1, 1, 2])
         rng.shuffle(lines)
         for part in range(2):
             name = f"f{hour}-{part}.ndjson.gz"
-            landing.put(start + hour * HOUR, name, gzip.compress("\n".join(lines[part::2]).encode()))
-        every += [decode(line.encode()) for line in lines]
+            landing.put(start + hour * HOUR, name, gzip.compress(b"\n".join(lines[part::2])))
+        every += [decode(line) for line in lines]
     positions = PositionFile(lab.settings, lab.unit)
     positions.file.write(
         _state(
@@ -174,6 +197,18 @@ def test_random_changes_in_any_order_fold_the_same_in_sql(lab: Lab, order: tuple
     assert {row["_id"]: (row["v"], row["_position"], row["_deleted"]) for row in kept} == {
         key: (numbers[key], position, deleted) for key, (_, deleted, position) in expected.items()
     }
+    for second in range(int(start.timestamp()) + 777, int((start + (max(order) + 1) * HOUR).timestamp()), 1000):
+        at = time_text(second * 1000)
+        then = fold(one for one in every if one.changed_at <= at)
+        rows = lab.query(
+            "SELECT _id, document FROM `{as_of}` WHERE TIMESTAMP '{at}' >= valid_from AND TIMESTAMP '{at}' < valid_to"
+            " AND NOT deleted",
+            at=at,
+            **lab.names("docs"),
+        )
+        assert {row["_id"]: row["document"] for row in rows} == {
+            k: s.document for k, s in then.items() if not s.deleted
+        }
     history = {(row["position"], row["_id"], row["operation"]) for row in lab.history("docs")}
     assert len(lab.history("docs")) == len(history)
     assert history == {(one.position, one.key, one.operation) for one in every}

@@ -1,6 +1,7 @@
 """Each trap of change streams by its name, against the real server."""
 
 import json
+import random
 import threading
 import time
 from datetime import UTC, datetime
@@ -14,6 +15,8 @@ from source_lab import HOUR, Background, Lab, soon, wait_for
 from dataplatform.cdc import changes
 from dataplatform.cdc.capture import Capture
 from dataplatform.cdc.connections import connect, operation_time
+from dataplatform.cdc.extended_json import canonical
+from dataplatform.cdc.history import replay
 from dataplatform.cdc.service import contracts_of
 from dataplatform.cdc.state import FencedError, PositionFile, request_snapshot
 
@@ -93,6 +96,55 @@ def test_update_lookup_skew(lab: Lab) -> None:
     assert {change.key: change.document for change in updates}['"gone"'] is None
     assert updates[1].document == updates[2].document == '{"_id":"newer","n":{"$numberInt":"2"}}'
     lab.assert_landed("docs")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_update_lookup_skew_is_taken_out_of_the_history(lab: Lab, seed: int) -> None:
+    """Every document that was looked up late is replayed: at each change it is what it was at the source, byte for byte."""
+    lab.contract("docs")
+    lab.capture()
+    rng = random.Random(seed)
+    docs, truth = lab.db.docs, []
+
+    def change() -> Any:
+        field, value = rng.choice("abc"), rng.choice([1, 2.5, "x", [1, 2], {"x": 1}, None])
+        return rng.choice(
+            [
+                {"$set": {field: value}},
+                {"$unset": {field: ""}},
+                {"$set": {"o.p": value, "o.q": {"r": rng.randrange(9)}}},
+                {"$push": {"l": rng.randrange(9)}},
+                {"$push": {"l": {"$each": [7, 8], "$slice": -4}}},
+                {"$pop": {"l": 1}},
+                {"$set": {"l.1": rng.randrange(9), field: value}},
+                {"$unset": {"o.q": ""}},
+                {"$inc": {"o.n": 1}},
+            ]
+        )
+
+    for number in range(60):
+        before = docs.find_one({"_id": 1})
+        if before is None:
+            docs.insert_one({"_id": 1, "number": number, "l": [0, 1], "o": {}})
+        elif rng.random() < 0.05:
+            docs.delete_one({"_id": 1})
+        elif rng.random() < 0.08:
+            docs.replace_one({"_id": 1}, {"number": number, "l": [3], "o": {"p": 1}})
+        else:
+            docs.update_one({"_id": 1}, change())
+        after = docs.find_one({"_id": 1})
+        if after != before:
+            truth.append(None if after is None else canonical(after))
+    lab.capture()
+    landed = lab.landed("docs")
+    told = [one.document for one in landed]
+    assert told != truth, "nothing was looked up late"
+    moments = replay(reversed(landed))
+    assert [moment.document for moment in moments] == truth
+    assert all(moment.exact for moment in moments)
+    # Without what came before there is nothing to replay from: it is said so.
+    first = next(number for number, one in enumerate(landed) if one.operation == "update")
+    assert not replay(landed[first:])[0].exact or landed[first].document == truth[first]
 
 
 def test_a_null_document_of_an_update_is_not_a_delete() -> None:

@@ -75,11 +75,11 @@ class _Buffer:
     changed_at: int = 0
     compressor: Any = field(default_factory=lambda: zlib.compressobj(1, zlib.DEFLATED, 31))
     parts: list[bytes] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
+    lines: list[bytes] = field(default_factory=list)
 
     def squeeze(self) -> int:
         """Compress what has come; how many bytes that was."""
-        data = ("\n".join(self.lines) + "\n").encode()
+        data = b"\n".join(self.lines) + b"\n"
         self.lines.clear()
         self.parts.append(self.compressor.compress(data))
         return len(data)
@@ -257,7 +257,7 @@ class Capture:
         captured_at = time_text(time.time_ns() // 1_000_000)
         touched: set[tuple[str, datetime]] = set()
         for event in batch.events:
-            for record in landable(event, self._ordinals, self._contracts, captured_at):
+            for record in landable(event, self._ordinals, self._contracts, captured_at, batch.looked_up):
                 hour = _hour(record.position.t)
                 key = (record.namespace, hour)
                 buffer = self._buffers.get(key)

@@ -4,16 +4,12 @@ A record is one JSON object on one line, with the columns of CHANGES_SCHEMA. Any
 other engines' envelopes (`envelopes.py`).
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from json.encoder import encode_basestring
 from typing import Any, Literal
 
 import msgspec
-
-from .positions import Position
 
 type Operation = Literal["insert", "update", "replace", "delete", "snapshot", "drop", "rename", "dropDatabase"]
 
@@ -48,12 +44,22 @@ CHANGES_SCHEMA: tuple[dict[str, str], ...] = (
     },
     {"name": "detail", "type": "STRING", "description": "Of a rename: the new name."},
     {"name": "bucket", "type": "DATE", "description": "Partition of the document's rows; see the rule in the docs."},
+    {
+        "name": "looked_up",
+        "type": "STRING",
+        "description": "Position of the source when the document was read, where it was not told with the change.",
+    },
 )
 """Columns of a landed record, in the API's form."""
 
 
-class Change(msgspec.Struct, frozen=True, omit_defaults=False):
-    """One change. Texts are canonical Extended JSON; times are RFC 3339 in UTC; `bucket` is `YYYY-MM-DD`."""
+class Change(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One change. Texts are canonical Extended JSON; times are RFC 3339 in UTC; `bucket` is `YYYY-MM-DD`.
+
+    `looked_up`: the document was not told with the change but read afterwards, when the source had reached this position; it
+    holds every later change of the document up to there. Absent where the document is the one the change made, or where
+    nobody knows.
+    """
 
     operation: str
     key: str | None = msgspec.field(name="_id")
@@ -65,9 +71,11 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=False):
     transaction: str | None = None
     detail: str | None = None
     bucket: str | None = None
+    looked_up: str | None = None
 
 
 _decoder = msgspec.json.Decoder(Change)
+_encoder = msgspec.json.Encoder()
 
 
 def decode(line: bytes) -> Change:
@@ -75,35 +83,9 @@ def decode(line: bytes) -> Change:
     return _decoder.decode(line)
 
 
-def line_of(
-    operation: str,
-    key: str | None,
-    document: str | None,
-    position: Position,
-    *,
-    changed_at: str,
-    captured_at: str,
-    bucket: str | None,
-    update: str | None = None,
-    transaction: str | None = None,
-    detail: str | None = None,
-) -> str:
-    """The landed line (without its newline) of one change."""
-    text = encode_basestring
-    rest = ""
-    if update is not None:
-        rest = f',"update":{text(update)}'
-    if transaction is not None:
-        rest += f',"transaction":{text(transaction)}'
-    if detail is not None:
-        rest += f',"detail":{text(detail)}'
-    if bucket is not None:
-        rest += f',"bucket":"{bucket}"'
-    return (
-        f'{{"operation":"{operation}","_id":{"null" if key is None else text(key)}'
-        f',"document":{"null" if document is None else text(document)},"position":"{position}"'
-        f',"changed_at":"{changed_at}","captured_at":"{captured_at}"{rest}}}'
-    )
+def encode(change: Change) -> bytes:
+    """The landed line (without its newline) of a change."""
+    return _encoder.encode(change)
 
 
 def time_text(milliseconds: int) -> str:
@@ -167,9 +149,3 @@ def transaction_text(event: Mapping[str, Any]) -> str | None:
         return None
     session = (event.get("lsid") or {}).get("id")
     return f"{bytes(session).hex() if isinstance(session, bytes) else ''}:{int(number)}"
-
-
-def json_of(change: Change) -> dict[str, Any]:
-    """The record as plain data."""
-    result: dict[str, Any] = json.loads(msgspec.json.encode(change))
-    return result

@@ -158,6 +158,43 @@ def repair(collection: str, keys: tuple[str, ...]) -> None:
     click.echo(f"{collection}: {count} corrections landed in {file}; `dataplatform catch-up` applies them")
 
 
+@cdc.command("as-of")
+@click.argument("collection")
+@click.argument("key")
+@click.option("--at", type=TIMES, help="The time (UTC unless it says otherwise); default now.")
+def as_of(collection: str, key: str, at: datetime | None) -> None:
+    """The document of COLLECTION with this KEY (Extended JSON of its _id) at a time, replayed from its kept changes.
+
+    Says on standard error where the document may hold later changes, or lack some; exit status 1 where there was none.
+    """
+    from .extended_json import canonical, parse
+    from .hours import CollectionHours
+
+    settings = get_settings()
+    contract = _contract(settings, collection)
+    try:
+        key = canonical(parse(key))
+    except ValueError as error:
+        raise PlatformError(
+            f"not JSON: {error}", where=key, fix='write Extended JSON, such as \'{"$oid":"…"}\' or \'"text"\''
+        ) from None
+    at = at or datetime.now(UTC)
+    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at
+    found = None
+    for moment in CollectionHours(settings, {collection: contract}).moments(collection, key):
+        if datetime.fromisoformat(moment.changed_at) <= at:
+            found = moment
+    if found is None or found.document is None:
+        since = "its history, as far as it is kept, begins later" if found is None else "it was deleted"
+        click.echo(f"no document {key} at {at:%Y-%m-%d %H:%M:%S} UTC: {since}", err=True)
+        raise SystemExit(1)
+    click.echo(found.document)
+    if not found.exact:
+        click.echo(
+            "not exact: it was looked up after its change, and no earlier state is kept to replay from", err=True
+        )
+
+
 @cdc.command("import")
 @click.option("--connection", required=True, help="The connection whose capture the other engine is.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))

@@ -24,9 +24,9 @@ from ..contracts.collections import CollectionContract
 from ..errors import PlatformError
 from ..settings import Settings
 from .buckets import bucket_of
-from .changes import line_of, time_text
+from .changes import Change, encode, time_text
 from .extended_json import canonical, parse
-from .positions import SNAPSHOT_ORDINAL, Ordinals, Position
+from .positions import LAST_ORDINAL, Ordinals, Position
 from .state import CollectionState, PositionFile, Unit, UnitState, hour_of_position, landing_of
 from .stream import before
 
@@ -44,7 +44,7 @@ class Imported:
 
     namespace: str
     position: Position
-    line: str
+    line: bytes
 
 
 @dataclass
@@ -156,21 +156,21 @@ class EnvelopeReader:
         transaction: str | None = None,
     ) -> Imported:
         if operation == "snapshot":
-            position = Position(time.time, time.inc, SNAPSHOT_ORDINAL)
+            position = Position(time.time, time.inc, LAST_ORDINAL)
         else:
             position = self.ordinals.next(time, namespace)
-        line = line_of(
+        change = Change(
             operation,
             key,
+            str(position),
+            time_text(milliseconds),
+            self.captured_at,
             None if document is None or operation == "delete" else canonical(document),
-            position,
-            changed_at=time_text(milliseconds),
-            captured_at=self.captured_at,
+            update,
+            transaction,
             bucket=None if key is None else bucket_of(key),
-            update=update,
-            transaction=transaction,
         )
-        return Imported(namespace, position, line)
+        return Imported(namespace, position, encode(change))
 
 
 def import_envelopes(
@@ -195,20 +195,20 @@ def import_envelopes(
     last: dict[str, Position] = {}
     try:
         for sequence, file in enumerate(files, 1):
-            lines: dict[tuple[str, datetime], list[str]] = {}
+            lines: dict[tuple[str, datetime], list[bytes]] = {}
             with file.open("rb") as messages:
                 for one in reader.read(messages, where=str(file)):
                     if one.namespace not in landings:
                         continue
                     lines.setdefault((one.namespace, hour_of_position(one.position)), []).append(one.line)
                     counts[one.namespace] = counts.get(one.namespace, 0) + 1
-                    if one.position.ordinal != SNAPSHOT_ORDINAL:
+                    if one.position.ordinal != LAST_ORDINAL:
                         last[one.namespace] = one.position
             for (name, hour), some in lines.items():
-                data = gzip.compress(("\n".join(some) + "\n").encode(), compresslevel=1, mtime=0)
+                data = gzip.compress(b"\n".join(some) + b"\n", compresslevel=1, mtime=0)
                 landings[name].put(hour, f"{state.epoch:06d}-{sequence:06d}-import.ndjson.gz", data)
 
-            def change(state: UnitState, lines: dict[tuple[str, datetime], list[str]] = lines) -> None:
+            def change(state: UnitState, lines: dict[tuple[str, datetime], list[bytes]] = lines) -> None:
                 state.ordinals = reader.ordinals.dump()
                 for (name, hour), some in lines.items():
                     collection = state.collections.setdefault(name, CollectionState(hour))

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from .buckets import bucket_of
-from .changes import line_of, time_text, transaction_text
+from .changes import Change, encode, time_text, transaction_text
 from .extended_json import canonical
 from .positions import Ordinals, Position
 
@@ -15,16 +15,20 @@ class Landable(NamedTuple):
     namespace: str
     position: Position
     changed_at: int
-    line: str
+    line: bytes
     resnapshot: str | None = None
 
 
 def landable(
-    event: Mapping[str, Any], ordinals: Ordinals, namespaces: Collection[str], captured_at: str
+    event: Mapping[str, Any],
+    ordinals: Ordinals,
+    namespaces: Collection[str],
+    captured_at: str,
+    looked_up: str | None = None,
 ) -> Iterator[Landable]:
     """The records of one event: one, or for a rename or a dropped database one for every contracted collection it touches.
 
-    `ordinals` counts on. `changed_at` (milliseconds since 1970) is the wall time, or the cluster time where the server
+    `ordinals` counts on. `looked_up`: position that the source had reached when it looked the documents of updates up. `changed_at` (milliseconds since 1970) is the wall time, or the cluster time where the server
     gives none (before MongoDB 6.0).
     """
     operation: str = event["operationType"]
@@ -44,22 +48,20 @@ def landable(
         key = canonical(event["documentKey"]["_id"])
         document = event.get("fullDocument")
         description = event.get("updateDescription")
-        yield Landable(
-            namespace,
-            position,
-            milliseconds,
-            line_of(
-                operation,
-                key,
-                None if document is None else canonical(document),
-                position,
-                changed_at=changed_at,
-                captured_at=captured_at,
-                bucket=bucket_of(key),
-                update=None if description is None else canonical(description),
-                transaction=transaction_text(event) if "txnNumber" in event else None,
-            ),
+        change = Change(
+            operation,
+            key,
+            str(position),
+            changed_at,
+            captured_at,
+            None if document is None else canonical(document),
+            None if description is None else canonical(description),
+            transaction_text(event) if "txnNumber" in event else None,
+            None,
+            bucket_of(key),
+            looked_up if operation == "update" else None,
         )
+        yield Landable(namespace, position, milliseconds, encode(change))
         return
     touched: list[tuple[str, str | None]] = []
     if operation == "drop":
@@ -74,26 +76,27 @@ def landable(
             continue
         position = ordinals.next(time, name)
         detail = f"{event['to']['db']}.{event['to']['coll']}" if operation == "rename" else None
-        line = line_of(
-            operation,
-            None,
-            None,
-            position,
-            changed_at=changed_at,
-            captured_at=captured_at,
-            bucket=None,
-            detail=detail,
-        )
-        yield Landable(name, position, milliseconds, line, resnapshot)
+        change = Change(operation, None, str(position), changed_at, captured_at, detail=detail)
+        yield Landable(name, position, milliseconds, encode(change), resnapshot)
 
 
 _DOCUMENT = frozenset({"insert", "update", "replace", "delete"})
 
 
-def snapshot_line(document: Mapping[str, Any], position: Position, read_at: str) -> str:
-    """The record of a document that a snapshot read. It is as of `position` or later; its time is the position's."""
+def snapshot_line(document: Mapping[str, Any], position: Position, captured_at: str, looked_up: str | None) -> bytes:
+    """The record of a document that a snapshot read. It is as of `position` or later, up to `looked_up`; its time is the
+    position's."""
     key = canonical(document["_id"])
     at = time_text(position.t * 1000)
-    return line_of(
-        "snapshot", key, canonical(document), position, changed_at=at, captured_at=read_at, bucket=bucket_of(key)
+    return encode(
+        Change(
+            "snapshot",
+            key,
+            str(position),
+            at,
+            captured_at,
+            canonical(document),
+            bucket=bucket_of(key),
+            looked_up=looked_up,
+        )
     )

@@ -5,34 +5,40 @@ is built directly, by a table from type to writer, which costs a third of `bson.
 """
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from json.encoder import encode_basestring
 from math import isfinite, isnan
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp, json_util
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from bson.json_util import CANONICAL_JSON_OPTIONS
 
-CODEC: CodecOptions[dict[str, Any]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_MS, tz_aware=True)
-"""How documents are decoded here: dates as milliseconds, because Python's dates end at the year 9999."""
+CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
+    datetime_conversion=DatetimeConversion.DATETIME_MS, tz_aware=True, unicode_decode_error_handler="replace"
+)
+"""How documents are decoded here: dates as milliseconds, because Python's dates end at the year 9999; text that is not UTF-8
+(servers do not look) with U+FFFD where it is not, because one document must not stop a stream."""
 
-type Writer = Callable[[Any], str]
+type Writer = Callable[[Any], bytes]
 
-_text: Callable[[str], str] = encode_basestring
+_text: Callable[[str], bytes] = msgspec.json.Encoder().encode
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def canonical(value: Any) -> str:
     """The canonical Extended JSON of a decoded BSON value or document."""
-    writer = _WRITERS.get(type(value))
-    return writer(value) if writer is not None else _other(value)
+    return _any(value).decode()
 
 
-def _document(value: Mapping[str, Any]) -> str:
+def _any(value: Any) -> bytes:
+    return (_WRITERS.get(type(value)) or _other)(value)
+
+
+def _document(value: Mapping[str, Any]) -> bytes:
     writers = _WRITERS
     keys = _keys
     text = _text
@@ -47,40 +53,40 @@ def _document(value: Mapping[str, Any]) -> str:
         else:
             writer = writers.get(kind)
             parts.append(head + (writer(item) if writer is not None else _other(item)))
-    return "{" + ",".join(parts) + "}"
+    return b"{" + b",".join(parts) + b"}"
 
 
-def _array(value: list[Any]) -> str:
+def _array(value: Sequence[Any]) -> bytes:
     writers = _WRITERS
-    return "[" + ",".join([(writers.get(type(item)) or _other)(item) for item in value]) + "]"
+    return b"[" + b",".join([(writers.get(type(item)) or _other)(item) for item in value]) + b"]"
 
 
-_keys: dict[str, str] = {}
+_keys: dict[str, bytes] = {}
 _MAX_KEYS = 20_000
 
 
-def _key(key: str) -> str:
+def _key(key: str) -> bytes:
     """`"key":`, remembered while there is room: field names repeat in every document."""
-    head = _text(key) + ":"
+    head = _text(key) + b":"
     if len(_keys) < _MAX_KEYS and len(key) <= 64:
         _keys[key] = head
     return head
 
 
-def _int(value: int) -> str:
-    return f'{{"$numberInt":"{value}"}}' if -2147483648 <= value <= 2147483647 else f'{{"$numberLong":"{value}"}}'
+def _int(value: int) -> bytes:
+    return (b'{"$numberInt":"%d"}' if -2147483648 <= value <= 2147483647 else b'{"$numberLong":"%d"}') % value
 
 
-def _double(value: float) -> str:
+def _double(value: float) -> bytes:
     if isfinite(value):
-        return f'{{"$numberDouble":"{value!r}"}}'
+        return b'{"$numberDouble":"%a"}' % value
     if isnan(value):
-        return '{"$numberDouble":"NaN"}'
-    return '{"$numberDouble":"Infinity"}' if value > 0 else '{"$numberDouble":"-Infinity"}'
+        return b'{"$numberDouble":"NaN"}'
+    return b'{"$numberDouble":"Infinity"}' if value > 0 else b'{"$numberDouble":"-Infinity"}'
 
 
-def _decimal(value: Decimal128) -> str:
-    return f'{{"$numberDecimal":"{_decimal_text(value)}"}}'
+def _decimal(value: Decimal128) -> bytes:
+    return b'{"$numberDecimal":"%s"}' % _decimal_text(value).encode()
 
 
 def _decimal_text(value: Decimal128) -> str:
@@ -100,30 +106,30 @@ def _decimal_text(value: Decimal128) -> str:
 _COEFFICIENT = (1 << 113) - 1
 
 
-def _binary(value: Binary) -> str:
+def _binary(value: Binary) -> bytes:
     return _binary_of(value, value.subtype)
 
 
-def _binary_of(value: bytes, subtype: int) -> str:
-    return f'{{"$binary":{{"base64":"{base64.b64encode(value).decode()}","subType":"{subtype:02x}"}}}}'
+def _binary_of(value: bytes, subtype: int) -> bytes:
+    return b'{"$binary":{"base64":"%s","subType":"%02x"}}' % (base64.b64encode(value), subtype)
 
 
-def _regex(value: Regex[Any]) -> str:
+def _regex(value: Regex[Any]) -> bytes:
     pattern = value.pattern if isinstance(value.pattern, str) else value.pattern.decode()
     options = "".join(letter for letter, flag in _REGEX_FLAGS if value.flags & flag)
-    return f'{{"$regularExpression":{{"pattern":{_text(pattern)},"options":"{options}"}}}}'
+    return b'{"$regularExpression":{"pattern":%s,"options":"%s"}}' % (_text(pattern), options.encode())
 
 
 _REGEX_FLAGS = (("i", 2), ("l", 4), ("m", 8), ("s", 16), ("u", 32), ("x", 64))
 
 
-def _code(value: Code) -> str:
+def _code(value: Code) -> bytes:
     if value.scope is None:
-        return f'{{"$code":{_text(str(value))}}}'
-    return f'{{"$code":{_text(str(value))},"$scope":{_document(value.scope)}}}'
+        return b'{"$code":%s}' % _text(str(value))
+    return b'{"$code":%s,"$scope":%s}' % (_text(str(value)), _document(value.scope))
 
 
-def _datetime(value: datetime) -> str:
+def _datetime(value: datetime) -> bytes:
     aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
     return _milliseconds((aware - _EPOCH) // _MILLISECOND)
 
@@ -131,11 +137,11 @@ def _datetime(value: datetime) -> str:
 _MILLISECOND = datetime(1970, 1, 1, 0, 0, 0, 1000) - datetime(1970, 1, 1)  # noqa: DTZ001  # a difference
 
 
-def _milliseconds(value: int) -> str:
-    return f'{{"$date":{{"$numberLong":"{value:d}"}}}}'
+def _milliseconds(value: int) -> bytes:
+    return b'{"$date":{"$numberLong":"%d"}}' % value
 
 
-def _other(value: Any) -> str:
+def _other(value: Any) -> bytes:
     """A subclass or a value of a plain Python type that BSON also takes."""
     for kind in type(value).__mro__:
         writer = _WRITERS.get(kind)
@@ -149,26 +155,26 @@ def _other(value: Any) -> str:
 _WRITERS: dict[type, Writer] = {
     str: _text,
     int: _int,
-    Int64: lambda value: f'{{"$numberLong":"{int.__repr__(value)}"}}',
-    bool: lambda value: "true" if value else "false",
+    Int64: lambda value: b'{"$numberLong":"%d"}' % value,
+    bool: lambda value: b"true" if value else b"false",
     float: _double,
-    type(None): lambda _: "null",
+    type(None): lambda _: b"null",
     dict: _document,
     list: _array,
-    tuple: lambda value: _array(list(value)),
-    ObjectId: lambda value: f'{{"$oid":"{value.binary.hex()}"}}',
+    tuple: _array,
+    ObjectId: lambda value: b'{"$oid":"%s"}' % value.binary.hex().encode(),
     DatetimeMS: lambda value: _milliseconds(int(value)),
     datetime: _datetime,
     Decimal128: _decimal,
     Binary: _binary,
     bytes: lambda value: _binary_of(value, 0),
     UUID: lambda value: _binary_of(value.bytes, 4),
-    Timestamp: lambda value: f'{{"$timestamp":{{"t":{value.time},"i":{value.inc}}}}}',
+    Timestamp: lambda value: b'{"$timestamp":{"t":%d,"i":%d}}' % (value.time, value.inc),
     Regex: _regex,
     Code: _code,
     DBRef: lambda value: _document(value.as_doc()),
-    MinKey: lambda _: '{"$minKey":1}',
-    MaxKey: lambda _: '{"$maxKey":1}',
+    MinKey: lambda _: b'{"$minKey":1}',
+    MaxKey: lambda _: b'{"$maxKey":1}',
 }
 
 

@@ -24,7 +24,9 @@ from ..settings import Settings
 from ..warehouse.client import Typed, Warehouse, WarehouseError, WarehouseUnreachableError
 from ..warehouse.tables import ensure
 from . import changes, schema, sql
+from .history import Moment, replay
 from .names import table_name
+from .positions import Position
 from .schema import Node, Pin, Step
 from .shapes import seen_of
 from .state import CollectionState, PositionFile, Snapshot, UnitState, landing_of, snapshot_uris, units_of
@@ -408,7 +410,7 @@ class CollectionHours:
             if row["kind"] in changes.BARRIER_OPERATIONS
         }
         rows |= {
-            one.position: ("snapshot", one.started_at or one.requested_at, one.reason)
+            one.position: ("snapshot", Position.parse(one.position).time, one.reason)
             for one in swept
             if one.position is not None
         }
@@ -433,19 +435,24 @@ class CollectionHours:
     # What is kept of schemas, barriers, hours.
 
     def _views(self, contracts: Iterable[CollectionContract]) -> None:
+        """The view of the history, and how long that is kept; made again where either is another than it was."""
         present = self.warehouse.tables(RAW)
         for contract in contracts:
             name = f"{table_name(contract.database, contract.collection)}__as_of"
-            if name in present:
-                continue
             tables = tables_of(self.warehouse, contract)
-            self.warehouse.query(
-                f"CREATE OR REPLACE VIEW `{self.warehouse.table_id(RAW, name)}` AS\n{sql.as_of_view_sql(tables)}",
-                name="cdc_view",
-            )
+            body = sql.as_of_view_sql(tables, self.warehouse.table_id(RAW, "barriers"), contract.namespace)
+            digest = hashlib.sha256(f"{body} {contract.history_days}".encode()).hexdigest()[:16]
+            known = present.get(name)
+            if known is not None and (known.labels or {}).get("body") == digest:
+                continue
             self.warehouse.query(
                 f"ALTER TABLE `{tables.history}` SET OPTIONS (partition_expiration_days = {contract.history_days})",
                 name="cdc_expiration",
+            )
+            self.warehouse.query(
+                f"CREATE OR REPLACE VIEW `{self.warehouse.table_id(RAW, name)}`\n"
+                f"OPTIONS (labels = [('body', '{digest}')]) AS\n{body}",
+                name="cdc_view",
             )
 
     def _schemas(self) -> dict[str, tuple[int, Node, bool]]:
@@ -459,6 +466,26 @@ class CollectionHours:
     def schema_of(self, name: str) -> Node:
         """The typed table's schema that is in force."""
         return self._schemas().get(name, (0, schema.empty(), False))[1]
+
+    def moments(self, name: str, key: str) -> list[Moment]:
+        """The states of one document (`key`: canonical text of its `_id`) as far as its history is kept, in order."""
+        statement = sql.changes_of_sql(
+            tables_of(self.warehouse, self.contracts[name]), self.warehouse.table_id(RAW, "barriers"), name
+        )
+        rows = self.warehouse.query(statement, {"key": key}, name="cdc_moments").rows
+        return replay(
+            changes.Change(
+                row["operation"],
+                row["_id"],
+                row["position"],
+                row["changed_at"].isoformat(),
+                "",
+                row["document"],
+                row["update"],
+                looked_up=row["looked_up"],
+            )
+            for row in rows
+        )
 
     def _barriers(self) -> dict[str, str]:
         rows = self.warehouse.query(

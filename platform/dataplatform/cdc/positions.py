@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from bson import Timestamp
 
-SNAPSHOT_ORDINAL = 9_999_999
-"""Ordinal of what a snapshot read: it was read after everything of its cluster time had happened."""
+LAST_ORDINAL = 9_999_999
+"""After everything of its cluster time, such as what a snapshot read that was begun then."""
 
 
 class Position(NamedTuple):
@@ -32,9 +32,9 @@ class Position(NamedTuple):
         return cls(int(t), int(i), int(ordinal))
 
     @classmethod
-    def of_snapshot(cls, time: Timestamp) -> "Position":
-        """Position of the rows of a snapshot that was begun when the source had reached `time`."""
-        return cls(time.time, time.inc, SNAPSHOT_ORDINAL)
+    def reached(cls, time: Timestamp) -> "Position":
+        """The last position of a cluster time: what a reader has seen who was answered when the source had reached it."""
+        return cls(time.time, time.inc, LAST_ORDINAL)
 
     @property
     def time(self) -> datetime:

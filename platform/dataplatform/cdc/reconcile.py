@@ -22,7 +22,7 @@ from ..landing import HourState, LandedFile, Landing
 from ..settings import Settings
 from . import changes, connections, sql
 from .buckets import bucket_of
-from .changes import line_of, time_text
+from .changes import Change, encode, time_text
 from .extended_json import CODEC, canonical, parse
 from .hours import CollectionHours
 from .positions import Position
@@ -254,7 +254,7 @@ def repair(
     try:
         collection = client[contract.database].get_collection(contract.collection, codec_options=CODEC)
         now = connections.operation_time(client)
-        position = Position.of_snapshot(now)
+        position = Position.reached(now)
         at = time_text(time.time_ns() // 1_000_000)
         lines = []
         for key in sorted(set(keys)):
@@ -262,15 +262,18 @@ def repair(
             if found is not None and canonical(found["_id"]) != key:
                 found = None  # a number that compares equal, of another type
             lines.append(
-                line_of(
-                    "delete" if found is None else "replace",
-                    key,
-                    None if found is None else canonical(found),
-                    position,
-                    changed_at=time_text(now.time * 1000),
-                    captured_at=at,
-                    bucket=bucket_of(key),
-                    detail="repair",
+                encode(
+                    Change(
+                        "delete" if found is None else "replace",
+                        key,
+                        str(position),
+                        time_text(now.time * 1000),
+                        at,
+                        None if found is None else canonical(found),
+                        detail="repair",
+                        bucket=bucket_of(key),
+                        looked_up=str(Position.reached(connections.operation_time(client))),
+                    )
                 )
             )
     except PyMongoError as error:
@@ -280,7 +283,7 @@ def repair(
         client.close()
     landing = hours.landings[contract.namespace]
     hour = floor_hour(position.time)
-    data = gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0)
+    data = gzip.compress(b"\n".join(lines) + b"\n", mtime=0)
     file = landing.put(hour, f"repair-{time.time_ns()}.ndjson.gz", data)
     return file.uri(landing), len(lines)
 

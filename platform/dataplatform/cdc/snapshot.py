@@ -59,8 +59,9 @@ class Pace:
 
 def read_in_order(
     client: MongoClient[dict[str, Any]], contract: CollectionContract, after: str | None
-) -> Iterator[dict[str, Any]]:
-    """The collection's documents in the order of `_id`, of any mix of types, from after a key (canonical text) on.
+) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """The collection's documents in the order of `_id`, of any mix of types, from after a key (canonical text) on; each with
+    the position that the source had reached when it was read.
 
     The index's own bounds (`min` with `hint`) cross types, which `$gt` does not. A lost cursor is opened again after the
     last document.
@@ -70,32 +71,37 @@ def read_in_order(
     )
     attempts = 0
     while True:
-        cursor = collection.find({}, batch_size=BATCH_DOCUMENTS).sort("_id", ASCENDING)
-        if after is not None:
-            cursor = cursor.min([("_id", parse(after))]).hint([("_id", ASCENDING)])
-        try:
-            for document in cursor:
-                key = canonical(document["_id"])
-                if key == after:
-                    continue
-                yield document
-                after, attempts = key, 0
-            return
-        except (ConnectionFailure, CursorNotFound) as error:
-            attempts += 1
-            if attempts > _CURSOR_ATTEMPTS:
-                raise
-            _log.warning("snapshot of %s: the cursor was lost (%s); reading on", contract.namespace, error)
-            time.sleep(min(5.0, 0.2 * attempts))
-        except OperationFailure as error:
-            if error.code in (
-                175,
-                237,
-            ):  # QueryPlanKilled, CursorKilled: the collection was dropped or renamed under it
+        with client.start_session(
+            causal_consistency=False
+        ) as session:  # it knows the operation time of the last answer
+            cursor = collection.find({}, batch_size=BATCH_DOCUMENTS, session=session).sort("_id", ASCENDING)
+            if after is not None:
+                cursor = cursor.min([("_id", parse(after))]).hint([("_id", ASCENDING)])
+            try:
+                for document in cursor:
+                    key = canonical(document["_id"])
+                    if key == after:
+                        continue
+                    now = session.operation_time
+                    yield document, None if now is None else str(Position.reached(now))
+                    after, attempts = key, 0
                 return
-            raise
-        finally:
-            cursor.close()
+            except (ConnectionFailure, CursorNotFound) as error:
+                attempts += 1
+                if attempts > _CURSOR_ATTEMPTS:
+                    raise
+                _log.warning("snapshot of %s: the cursor was lost (%s); reading on", contract.namespace, error)
+                time.sleep(min(5.0, 0.2 * attempts))
+            except OperationFailure as error:
+                if error.code in _DROPPED_UNDER_IT:
+                    return
+                raise
+            finally:
+                cursor.close()
+
+
+_DROPPED_UNDER_IT = frozenset({175, 237})
+"""QueryPlanKilled, CursorKilled: the collection was dropped or renamed while it was read."""
 
 
 def run_snapshot(
@@ -145,8 +151,8 @@ def run_snapshot(
         chunk = _Chunk()
 
     since = 0
-    for document in read_in_order(client, contract, snapshot.last_id):
-        chunk.add(document, position)
+    for document, looked_up in read_in_order(client, contract, snapshot.last_id):
+        chunk.add(document, position, looked_up)
         since += 1
         if chunk.rows >= contract.snapshot.chunk_documents or chunk.size >= CHUNK_BYTES:
             land()
@@ -196,7 +202,7 @@ def _begin(client: MongoClient[dict[str, Any]], contract: CollectionContract, po
         generation = one.generation
         one.estimate = estimate
         if one.position is None:
-            one.position = str(Position.of_snapshot(now))
+            one.position = str(Position.reached(now))
             one.started_at = datetime.now(UTC)
         else:
             one.restarts += 1
@@ -233,8 +239,8 @@ class _Chunk:
         self._compressor = zlib.compressobj(1, zlib.DEFLATED, 31)
         self._parts: list[bytes] = []
 
-    def add(self, document: dict[str, Any], position: Position) -> None:
-        line = snapshot_line(document, position, time_text(time.time_ns() // 1_000_000)).encode() + b"\n"
+    def add(self, document: dict[str, Any], position: Position, looked_up: str | None) -> None:
+        line = snapshot_line(document, position, time_text(time.time_ns() // 1_000_000), looked_up) + b"\n"
         self.rows += 1
         self.size += len(line)
         self.last_key = canonical(document["_id"])

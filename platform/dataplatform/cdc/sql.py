@@ -280,7 +280,8 @@ FROM `{tables.staging}` WHERE operation IN ({names})
 
 
 def history_sql(tables: Tables, start: str, end: str, snapshot_hours: Mapping[str, str]) -> str:
-    """Replace the history of the hours `[start, end)` by what was staged, each change once.
+    """Replace the history of the hours `[start, end)` by what was staged, each change once: as it was read first, when the
+    document that was looked up had had the least time to change again.
 
     `snapshot_hours`: position of a snapshot → the hour in which it ended, to which its rows belong.
     """
@@ -297,7 +298,7 @@ USING (
   SELECT {hour} AS hour, {fields}
   FROM `{tables.staging}`
   WHERE TRUE
-  QUALIFY ROW_NUMBER() OVER (PARTITION BY position, _id, operation ORDER BY captured_at DESC) = 1
+  QUALIFY ROW_NUMBER() OVER (PARTITION BY position, _id, operation ORDER BY captured_at) = 1
 ) AS s
 ON FALSE
 WHEN NOT MATCHED BY SOURCE AND t.hour >= TIMESTAMP {text(start)} AND t.hour < TIMESTAMP {text(end)} THEN DELETE
@@ -332,6 +333,11 @@ HISTORY_COLUMNS: tuple[dict[str, str], ...] = (
         "description": "Session and number of its transaction, where it had one.",
     },
     {"name": "detail", "type": "STRING", "description": "Of a rename: the new name."},
+    {
+        "name": "looked_up",
+        "type": "STRING",
+        "description": "Position of the source when the document was read, where it was not told with the change.",
+    },
 )
 
 
@@ -467,14 +473,50 @@ FROM {source}
 """
 
 
-def as_of_view_sql(tables: Tables) -> str:
-    """Body of the view that gives every state a document had and how long it had it: `WHERE T >= valid_from AND T < valid_to`."""
+def as_of_view_sql(tables: Tables, barriers: str, collection: str) -> str:
+    """Body of the view of every state that a document had, and how long: `WHERE T >= valid_from AND T < valid_to AND NOT deleted`.
+
+    A state ends with the next change of its document, or with the next barrier (`barriers` is the full name of that table).
+    `exact`: the document is the one that the change made. The document of an update, or of a snapshot, is looked up after
+    it; so it is exact only when no further change of it had happened by then. Where it was gone by then, the state before
+    stands in for it.
+    """
     return f"""\
 SELECT
-  _id, document, operation = 'delete' AS deleted, position, changed_at AS valid_from,
-  COALESCE(LEAD(changed_at) OVER (PARTITION BY _id ORDER BY position), TIMESTAMP '9999-12-31 23:59:59+00') AS valid_to
-FROM `{tables.history}`
-WHERE _id IS NOT NULL AND NOT (operation = 'update' AND document IS NULL)
+  _id,
+  IF(operation = 'delete', NULL, LAST_VALUE(document IGNORE NULLS) OVER so_far) AS document,
+  operation = 'delete' AS deleted,
+  operation IN ('insert', 'replace', 'delete') AND looked_up IS NULL
+    OR document IS NOT NULL AND looked_up IS NOT NULL AND COALESCE(LEAD(position) OVER in_order, '~') > looked_up AS exact,
+  position,
+  changed_at AS valid_from,
+  LEAST(
+    COALESCE(LEAD(changed_at) OVER in_order, {_END_OF_TIME}),
+    COALESCE((SELECT MIN(b.changed_at) FROM UNNEST(barriers) AS b WHERE b.position > h.position), {_END_OF_TIME})
+  ) AS valid_to
+FROM `{tables.history}` AS h
+CROSS JOIN (
+  SELECT ARRAY_AGG(STRUCT(position AS position, changed_at AS changed_at)) AS barriers
+  FROM `{barriers}` WHERE collection = {text(collection)}
+)
+WHERE _id IS NOT NULL
+WINDOW
+  in_order AS (PARTITION BY _id ORDER BY position),
+  so_far AS (PARTITION BY _id ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
+"""
+
+
+_END_OF_TIME = "TIMESTAMP '9999-12-31 23:59:59+00'"
+
+
+def changes_of_sql(tables: Tables, barriers: str, collection: str) -> str:
+    """Every kept change of the document `@key`, and the barriers of its collection, for `history.replay`."""
+    return f"""\
+SELECT operation, _id, document, `update`, position, changed_at, looked_up
+FROM `{tables.history}` WHERE _id = @key
+UNION ALL
+SELECT operation, NULL, NULL, NULL, position, changed_at, NULL
+FROM `{barriers}` WHERE collection = {text(collection)}
 """
 
 

@@ -14,6 +14,7 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
 from .extended_json import CODEC, canonical, parse
+from .positions import Position
 
 HISTORY_LOST = frozenset({286, 280})
 """ChangeStreamHistoryLost, ChangeStreamFatalError."""
@@ -29,12 +30,14 @@ class HistoryLostError(Exception):
 class Batch:
     """What one answer gave: events, the token that stands after them, and a time before which nothing more will come.
 
-    `passed` is None where this batch tells no new one.
+    `passed` is None where this batch tells no new one. `looked_up` is the position that the source had reached when it
+    answered: the documents of updates were read at it or before. None where the source does not say.
     """
 
     events: list[dict[str, Any]]
     token: str
     passed: tuple[int, int] | None
+    looked_up: str | None = None
 
 
 @dataclass
@@ -125,9 +128,10 @@ class ChangeStream:
         elif part == "nextBatch" and self._seen is not None and not self._fragments:
             # The stream was read to its end after the source had said this time.
             passed = (self._seen.time, self._seen.inc)
-        self._seen = answer.get("operationTime", self._seen)
+        now: Timestamp | None = answer.get("operationTime")
+        self._seen = now or self._seen
         token = cursor.get("postBatchResumeToken") or events[-1]["_id"]
-        return Batch(events, canonical(token), passed)
+        return Batch(events, canonical(token), passed, None if now is None else str(Position.reached(now)))
 
     def _whole(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Events with those that came in fragments put together."""
