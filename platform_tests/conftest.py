@@ -1,6 +1,7 @@
 """Fixtures of the whole suite: the embedded servers, started once a session (a worker, under pytest-xdist), and settings for a test."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -94,6 +95,54 @@ class Mongo:
     def stop(self) -> None:
         if self._server is not None:
             self._server.stop()
+
+
+class RedisServer:
+    """A real redis-server of this session, durable with every write; `kill` is SIGKILL."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        (port,) = free_ports(1)
+        self.url = f"redis://127.0.0.1:{port}/0"
+        self._server = Server(
+            "redis",
+            [program, "--port", str(port), "--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always"],
+            log=folder / "server.log",
+            ready_port=port,
+            start_seconds=20,
+        )
+
+    def start(self) -> None:
+        self._server.start()
+
+    def kill(self) -> None:
+        self._server.kill()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+REDIS_PROGRAM = shutil.which("redis-server")
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real redis-server, where there is one on PATH. Without one, tests of the adapter are not collected at all, and the
+    summary says so.
+    """
+    assert REDIS_PROGRAM is not None, "no redis-server on PATH"
+    server = RedisServer(REDIS_PROGRAM, tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Says whether the Redis adapter was tested."""
+    if REDIS_PROGRAM is None:
+        terminalreporter.section("NOT TESTED: the Redis adapter of the online features", yellow=True)
+        terminalreporter.line("There is no redis-server on PATH; install one (`.ci/run` does) and run the tests again.")
+    else:
+        terminalreporter.line(f"Redis adapter of the online features: tested with {REDIS_PROGRAM}")
 
 
 @pytest.fixture(scope="session")

@@ -108,6 +108,7 @@ def test_secrets_are_masked(monkeypatch):
         "WRITE_KEYS": '{"hunter4": "web", "hunter5": "app"}',
         "DECISION_KEYS": '{"hunter6": "pay"}',
         "FRAUD_DATABASE": "postgresql+psycopg://fraud:hunter7@8@host/name?sslpassword=hunter9",
+        "FRAUD_ONLINE": "rediss://default:hunter1@redis:6379/0?password=hunter10",
     }
     given(monkeypatch, secrets)
     for arguments in (["settings"], ["settings", "--json"]):

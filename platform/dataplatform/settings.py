@@ -40,7 +40,7 @@ STACK_FILE = "stack.json"
 _MASK = "*" * 10
 _SECRET_KEYS = {"write_keys": ("local",), "decision_keys": ("local", "second")}
 """Mappings whose keys are the secret, and the keys of these that everybody knows."""
-_SECRET = {*_SECRET_KEYS, "fraud_database", "connections"}
+_SECRET = {*_SECRET_KEYS, "fraud_database", "fraud_online", "connections"}
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -200,8 +200,13 @@ class Settings(BaseSettings):
     )
     fraud_database: Annotated[
         str,
-        _shaped(r"([a-z][a-z0-9+]*://\S*)?", "an SQLAlchemy URL, such as postgresql+psycopg://user:password@host/name"),
-    ] = Field("", description="SQLAlchemy URL of parameters and lists; empty: a SQLite file in `<data_dir>/fraud`.")
+        _shaped(r"([a-z][a-z0-9+]*://\S*)?", "an SQLAlchemy URL, such as postgresql+pg8000://user:password@host/name"),
+    ] = Field(
+        "", description="SQLAlchemy URL of parameters, lists and cases; empty: a SQLite file in `<data_dir>/fraud`."
+    )
+    fraud_online: Annotated[
+        str, _shaped(r"((rediss?|unix)://\S*)?", "a URL of Redis, such as rediss://user:password@host:6379/0")
+    ] = Field("", description="Redis that holds the online features; empty: SQLite files in `<data_dir>/fraud/online`.")
 
     connections: dict[ConnectionName, Annotated[SecretStr, BeforeValidator(_not_empty)]] = Field(
         default_factory=dict, description="Name → URI of a source database."
@@ -370,7 +375,7 @@ def _shown(name: str, value: Any) -> str:
         value = [(key if key in _SECRET_KEYS[name] else _MASK, source) for key, source in value.items()]
     elif isinstance(value, dict):
         value = [(key, ", ".join(one) or "none" if isinstance(one, list) else one) for key, one in value.items()]
-    elif name == "fraud_database":  # passwords stand before the host or among the options
+    elif name in ("fraud_database", "fraud_online"):  # passwords stand before the host or among the options
         value = re.sub(r"(?<=//)\S*@", f"{_MASK}@", re.sub(r"\?.*", f"?{_MASK}", value))
     if isinstance(value, list):
         return ", ".join(f"{key}={one}" for key, one in value) or "none"

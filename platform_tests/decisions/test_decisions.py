@@ -17,7 +17,8 @@ import msgspec
 import pytest
 
 from dataplatform.decisions.judge import Record, record_of, replay
-from dataplatform.decisions.service import DecisionService, state_path
+from dataplatform.decisions.service import DecisionService
+from dataplatform.decisions.sources import state_path
 from dataplatform.fraud.catalog import load_catalog
 from dataplatform.fraud.moments import Event
 from dataplatform.fraud.online import OnlineFeatures

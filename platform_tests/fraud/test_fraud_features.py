@@ -2,18 +2,24 @@
 
 import json
 import random
+import shutil
+import time
+import uuid
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import redis
 from click.testing import CliRunner
 
 from dataplatform.contracts.errors import ContractError
+from dataplatform.errors import PlatformError
 from dataplatform.fraud.commands import fraud
 from dataplatform.fraud.fact_types import DeclaredFact
 from dataplatform.fraud.features import UNITS, load_entity, parse_entity
 from dataplatform.fraud.moments import Event, Moment, read_events, read_moments
 from dataplatform.fraud.online import OnlineFeatures, features_in_order
+from dataplatform.fraud.redis_store import RedisStore
 from dataplatform.fraud.staging import features_by_sql
 from dataplatform.fraud.values import micros, time_text
 from dataplatform.warehouse.client import Warehouse
@@ -21,8 +27,20 @@ from dataplatform.warehouse.client import Warehouse
 FILE = Path(__file__).parent / "cases" / "features_user.yaml"
 ENTITY = load_entity(FILE)
 START = micros("2026-01-10T00:00:00Z")
+STORES = ["sqlite", *(["redis"] if shutil.which("redis-server") else [])]
+"""What the online state is tested on; the summary of the tests says where Redis could not be."""
 HOUR = UNITS["hours"]
 DAY = UNITS["days"]
+
+
+@pytest.fixture(params=STORES)
+def new_store(request, tmp_path):
+    """A function that opens the same store again and again, as processes do."""
+    if request.param == "sqlite":
+        return lambda: tmp_path / "state.sqlite"
+    server = request.getfixturevalue("redis_server")
+    name = uuid.uuid4().hex
+    return lambda: RedisStore(server.url, name)
 
 
 def naive(entity, events, moments):
@@ -174,12 +192,12 @@ def test_all_three_agree_long(seed, bigquery, settings_for):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_restarts_replays_and_little_memory_change_nothing(seed, tmp_path):
+def test_restarts_replays_and_little_memory_change_nothing(seed, new_store):
     """The state is closed and opened between batches, batches are applied twice, and memory holds two entities."""
     events, moments = random_stream(seed)
     chance = random.Random(seed)
     expected = naive(ENTITY, events, moments)
-    state = OnlineFeatures(ENTITY, tmp_path / "state.sqlite", max_entities=2)
+    state = OnlineFeatures(ENTITY, new_store(), max_entities=2)
     place = 0
     for index in sorted(range(len(moments)), key=lambda each: moments[each].time):
         until = place
@@ -189,7 +207,7 @@ def test_restarts_replays_and_little_memory_change_nothing(seed, tmp_path):
         state.apply(batch)
         if chance.random() < 0.3:
             state.close()
-            state = OnlineFeatures(ENTITY, tmp_path / "state.sqlite", max_entities=2)
+            state = OnlineFeatures(ENTITY, new_store(), max_entities=2)
         if chance.random() < 0.3:
             again = events[max(0, place - 10) : until]
             chance.shuffle(again)
@@ -198,10 +216,10 @@ def test_restarts_replays_and_little_memory_change_nothing(seed, tmp_path):
         same([expected[index]], [state.features(moments[index].key, moments[index].time)])
 
 
-def test_two_processes_see_the_same(tmp_path):
+def test_two_processes_see_the_same(new_store):
     events, _ = random_stream(5)
-    writer = OnlineFeatures(ENTITY, tmp_path / "state.sqlite")
-    reader = OnlineFeatures(ENTITY, tmp_path / "state.sqlite")
+    writer = OnlineFeatures(ENTITY, new_store())
+    reader = OnlineFeatures(ENTITY, new_store())
     for start in range(0, len(events), 10):
         writer.apply(events[start : start + 10])
         now = max(each.known for each in events[: start + 10]) + 1
@@ -209,41 +227,99 @@ def test_two_processes_see_the_same(tmp_path):
             assert reader.features(user, now) == writer.features(user, now)
 
 
-def test_a_definition_changed_at_noon_starts_from_nothing(tmp_path):
+def test_a_definition_changed_at_noon_starts_from_nothing(new_store):
     events, _ = random_stream(5)
-    OnlineFeatures(ENTITY, tmp_path / "state.sqlite").apply(events)
+    OnlineFeatures(ENTITY, new_store()).apply(events)
     changed = parse_entity(FILE.read_text().replace("window: 1h", "window: 2h"))
-    state = OnlineFeatures(changed, tmp_path / "state.sqlite")
+    state = OnlineFeatures(changed, new_store())
     assert state.features("a", events[-1].known + 1)["account_age_days"] is None
     state.apply(events)
     moment = Moment({}, "a", max(each.known for each in events) + 1)
     same(naive(changed, events, [moment]), [state.features("a", moment.time)])
 
 
-def test_the_state_forgets_what_no_window_sees(tmp_path, monkeypatch):
+def test_the_state_forgets_what_no_window_sees(new_store, monkeypatch):
+    """Bounded in the store and in memory: what no window sees goes, and so do entities that were not used lately."""
     from dataplatform.fraud import online
 
     monkeypatch.setattr(online, "FORGET_EVERY", 50)
-    state = OnlineFeatures(ENTITY, tmp_path / "state.sqlite")
+    state = OnlineFeatures(ENTITY, new_store(), max_entities=3)
     for day in range(200):
-        state.apply(
-            [
-                Event(
-                    "send",
-                    f"{day}.{n}",
-                    START + day * DAY + n,
-                    START + day * DAY + n,
-                    {"user_id": "a"},
-                    {"amount": Decimal(1)},
-                )
-                for n in range(5)
-            ]
-        )
-    kept = state._database.execute("SELECT count(*) FROM kept").fetchone()[0]
-    seen = state._database.execute("SELECT count(*) FROM seen").fetchone()[0]
-    assert kept < 250 and seen < 250
-    assert len(state._streams[0].cache.get("a", [[]])) >= 0
+        at = START + day * DAY
+        sent = [Event("send", f"{day}.{n}", at + n, at + n, {"user_id": "a"}, {"amount": Decimal(1)}) for n in range(5)]
+        state.apply([*sent, Event("send", f"{day}.b", at + 9, at + 9, {"user_id": f"b{day}"}, {"amount": Decimal(1)})])
+        state.features("a", at + 10)
+        state.features(f"b{day}", at + 10)
+    kept, seen = held_rows(state._store)
+    assert 0 < kept < 300 and 0 < seen < 300
+    assert all(len(stream.cache) <= 3 and len(stream.first_cache) <= 3 for stream in state._streams)
+    assert all(
+        len(each.order) < 400 for stream in state._streams for series in stream.cache.values() for each in series
+    )
     assert state.features("a", START + 200 * DAY)["sent_24h"] == 5
+
+
+def held_rows(store):
+    """(events, ids) that a store holds."""
+    if isinstance(store, RedisStore):
+        names = store._client.keys(f"{store._prefix}kept:*")
+        return sum(map(store._client.zcard, names)) - 200, store._client.zcard(store._key("seen"))
+    ask = store._database.execute
+    return ask("SELECT count(*) FROM kept").fetchone()[0], ask("SELECT count(*) FROM seen").fetchone()[0]
+
+
+def test_a_batch_is_in_the_state_whole_or_not_at_all(new_store):
+    events, _ = random_stream(6)
+    now = max(each.known for each in events) + 1
+    writer = OnlineFeatures(ENTITY, new_store())
+    writer.apply(events[:50])
+    before = [writer.features(user, now) for user in ("a", "b", "c")]
+    with pytest.raises(RuntimeError, match="dies"), writer.taking() as take:
+        for event in events[50:]:
+            take(event)
+        assert [writer.features(user, now) for user in ("a", "b", "c")] != before  # it sees its own
+        assert [OnlineFeatures(ENTITY, new_store()).features(user, now) for user in ("a", "b", "c")] == before
+        raise RuntimeError("dies")
+    assert [writer.features(user, now) for user in ("a", "b", "c")] == before
+    assert writer.apply(events) == len(events) - 50
+
+
+if "redis" in STORES:
+
+    def test_redis_killed_and_restarted_has_everything(redis_server):
+        events, _ = random_stream(7)
+        now = max(each.known for each in events) + 1
+        state = OnlineFeatures(ENTITY, RedisStore(redis_server.url, "killed"))
+        state.apply(events)
+        expected = [state.features(user, now) for user in ("a", "b", "c")]
+        redis_server.kill()
+        reader = RedisStore(redis_server.url, "killed", timeout_seconds=0.05)
+        began = time.monotonic()
+        for _ in range(20):
+            with pytest.raises(redis.RedisError):
+                OnlineFeatures(ENTITY, reader)
+        assert time.monotonic() - began < 1  # nobody waits for a server that is down
+        redis_server.start()
+        again = OnlineFeatures(ENTITY, RedisStore(redis_server.url, "killed"))
+        assert [again.features(user, now) for user in ("a", "b", "c")] == expected
+        assert again.apply(events) == 0
+
+    def test_of_two_writers_on_redis_one_is_told(redis_server):
+        events, _ = random_stream(8)
+        first, second = (OnlineFeatures(ENTITY, RedisStore(redis_server.url, "two")) for _ in range(2))
+        with pytest.raises(PlatformError, match="one stream process"), first.taking() as take:
+            take(events[0])
+            second.apply(events[:2])
+        assert first.apply(events[:3]) == 1
+
+    def test_an_emptied_redis_is_another_state(redis_server):
+        state = OnlineFeatures(ENTITY, RedisStore(redis_server.url, "emptied"))
+        before = state.identity
+        state._store._client.flushdb()
+        assert state.identity != before
+        events, _ = random_stream(9)
+        assert state.apply(events) == len(events)
+        assert state.identity not in ("", before)
 
 
 def one(events, key, time):

@@ -20,12 +20,11 @@ from ..events.received import Record
 from ..events.verdict import Judge
 from ..fraud.catalog import Catalog, load_catalog
 from ..fraud.moments import Event, lookup, read_column
-from ..fraud.online import OnlineFeatures
 from ..fraud.tree import Fact
 from ..fraud.values import ValueProblem, micros
 from ..landing import Landing, open_landing
 from ..settings import Settings
-from .service import state_path
+from .sources import open_state
 
 EVENTS_STREAM = "events"
 BATCH = 5_000
@@ -50,9 +49,7 @@ class OnlineFeed:
         self.judge = Judge(contracts.events)
         self.states = {}
         for name, entity in self.catalog.entities.items():
-            path = state_path(settings, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.states[name] = OnlineFeatures(entity, path)
+            self.states[name] = open_state(settings, entity)
         self._files = _FilesRead(settings.data_dir / "fraud" / "online" / "files.sqlite")
         self._files.reset_unless("".join(state.definition for state in self.states.values()))
         self.readers = _readers(self.catalog)

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..contracts.collections import CollectionContract, load_collections
 from ..contracts.errors import ContractError, Problem
 from ..contracts.events import EventContract
 from ..contracts.load import Contracts, load_contracts
 from .fact_types import DeclaredFact, TypedPolicy
 from .features import EntityFeatures, load_entities
-from .policies import load_policies
-from .tree import Policy
+from .policies import key_columns, load_policies
+from .tree import VALUE_TYPES, Policy
 
 FEATURES_FOLDER = "features"
 POLICIES_FOLDER = "policies"
@@ -23,15 +24,21 @@ ENVELOPE: Mapping[str, str] = {
     "app_version": "STRING",
 }
 """Columns of every event that features and policies may read."""
+OPERATIONS = ("insert", "update", "replace", "delete")
+"""Changes that policies judge; what a snapshot reads has not happened now."""
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """`columns` are, by event, what its columns are; `entities` and `policies` by name."""
+    """`columns` are, by event or collection (`shop.articles`), what its columns are; `entities` and `policies` by name."""
 
     columns: Mapping[str, Mapping[str, DeclaredFact]]
     entities: Mapping[str, EntityFeatures]
     policies: Mapping[str, TypedPolicy]
+
+    def key_columns(self, policy: Policy) -> dict[str, str]:
+        """Role in the policy → the column of its event that holds the entity's key."""
+        return key_columns(policy, self.columns[policy.event], self.entities)
 
     def roles(self, policy: Policy) -> dict[str, EntityFeatures]:
         """Role in the policy (such as sender) → the features of its entity."""
@@ -50,6 +57,7 @@ def load_catalog(schemas: Path, contracts: Contracts | None = None) -> Catalog:
         problems += error.problems
     problems += _owners(schemas / FEATURES_FOLDER, entities, contracts)
     policies: dict[str, TypedPolicy] = {}
+    columns |= {name: change_columns(each) for name, each in load_collections(schemas).contracts.items()}
     if not problems:
         # Policies read features: without these every fact of theirs would be told as unknown.
         try:
@@ -67,6 +75,21 @@ def event_columns(contract: EventContract) -> dict[str, DeclaredFact]:
     for column in contract.columns:
         held = "REPEATED" if column.field.repeated else column.field.type
         columns[column.name] = DeclaredFact(held, "", "event", column.field.values)
+    return columns
+
+
+def change_columns(contract: CollectionContract) -> dict[str, DeclaredFact]:
+    """What a change of a collection is to a policy: the operation, the document's `_id` as a text, and its contracted fields.
+
+    A path `seller.name` is the fact `seller__name`. Fields of lists, and those without a type, cannot be compared.
+    """
+    columns = {
+        "operation": DeclaredFact("STRING", "", "change", OPERATIONS),
+        "document_id": DeclaredFact("STRING", "", "change"),
+    }
+    for field in contract.fields:
+        if field.type in VALUE_TYPES and not field.repeated:
+            columns["__".join(field.keys)] = DeclaredFact(field.type or "", "", "change")
     return columns
 
 

@@ -1,14 +1,14 @@
 """Features as they are now: a state that takes events one by one as they become known, and answers at once.
 
 What is kept: per stream and entity the events of the longest window, and of time_since_first over all of history the first
-time. All of it is in SQLite; memory holds the entities that were used last. An event id that was seen is not counted
-again, whatever the order of arrival, so a replay after a crash changes nothing.
+time. All of it is in a store (`stores`: SQLite, or Redis); memory holds the entities that were used last. An event id that was
+seen is not counted again, whatever the order of arrival, so a replay after a crash changes nothing.
 """
 
-import sqlite3
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Context, Decimal
 from pathlib import Path
@@ -19,6 +19,7 @@ import msgspec
 from .compiled import compile_policy
 from .features import UNITS, EntityFeatures, Feature
 from .moments import Event, Moment
+from .stores import SqliteStore, Store
 from .tree import Fact, Scalar
 
 MAX_ENTITIES = 50_000
@@ -29,8 +30,8 @@ _SLACK = 1
 _NINE = 1_000_000_000
 _FLOAT_PLACES = 9
 _TOO_LARGE = 1e29
-_WIDE = Context(prec=60)
 _SUMS = ("sum", "mean")
+_WIDE = Context(prec=60)
 
 
 @dataclass(slots=True)
@@ -99,52 +100,61 @@ class _Plan:
 
 
 class OnlineFeatures:
-    """The state of one entity's features, in one SQLite file (`:memory:` without a path).
+    """The state of one entity's features, in a store: by default one SQLite file (in memory without a path).
 
-    One process writes; others may read the same file. `apply` wants events in the order in which they become known, for
+    One process writes; others may read the same store. `apply` wants events in the order in which they become known, for
     an event counts from the moment it is applied.
     """
 
-    def __init__(self, entity: EntityFeatures, path: Path | None = None, *, max_entities: int = MAX_ENTITIES) -> None:
+    def __init__(
+        self, entity: EntityFeatures, store: Store | Path | None = None, *, max_entities: int = MAX_ENTITIES
+    ) -> None:
         self.entity = entity
         self.max_entities = max_entities
-        self._database = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = NORMAL")
         self._streams, self._by_event = _streams(entity)
         self._plans: dict[frozenset[str] | None, _Plan] = {}
-        self._prepare()
-        self._known = self._load_watermark()
+        self._store: Store = SqliteStore(store) if isinstance(store, Path) or store is None else store
+        self._store.prepare(self.definition)
+        self._known = self._store.watermark()
         self._since_clean_up = 0
-        self._version = self._data_version()
+        self._version = self._store.version()
 
     @property
     def definition(self) -> str:
         """What the state is of: another definition starts from nothing."""
         return repr([(s.number, s.by, s.columns, s.window, s.features, s.firsts) for s in self._streams])
 
+    @property
+    def identity(self) -> str:
+        """Another one where the state was begun anew: by a new definition, or because the store was lost."""
+        return self._store.identity()
+
     def close(self) -> None:
-        """Close the file; everything applied is in it."""
-        self._database.close()
+        """Close the store; everything applied is in it."""
+        self._store.close()
 
     def apply(self, events: Iterable[Event]) -> int:
         """Take events in, all of them or (when the process dies) none; gives how many had not been seen before."""
-        database = self._database
-        applied = 0
-        database.execute("BEGIN IMMEDIATE")
+        with self.taking() as take:
+            return sum(map(take, events))
+
+    @contextmanager
+    def taking(self) -> Iterator[Callable[[Event], int]]:
+        """A function that takes one event in and says whether it is new (1 or 0); all is kept at the end, or nothing.
+
+        Features that are asked for meanwhile see what was taken.
+        """
+        self._store.begin()
         try:
             self._refresh()
-            for event in events:
-                applied += self._apply(event)
-            database.execute("UPDATE watermark SET known = max(known, ?)", (self._known,))
+            yield self._apply
             if self._since_clean_up >= FORGET_EVERY:
                 self._forget()
-            database.execute("COMMIT")
+            self._store.commit(self._known)
         except BaseException:
-            database.execute("ROLLBACK")
+            self._store.rollback()
             self._clear()
             raise
-        return applied
 
     def features(self, key: str | None, moment: int, names: frozenset[str] | None = None) -> dict[str, Fact]:
         """All features of an entity at a moment (microseconds since 1970), or those of `names`; none known without a key.
@@ -158,6 +168,16 @@ class OnlineFeatures:
         plan = self._plans.get(names)
         if plan is None:
             plan = self._plans[names] = self._plan(names)
+        wanted = {
+            stream.number: self._since(stream)
+            for stream, windowed, _ in plan.streams
+            if windowed and key not in stream.cache
+        }
+        wanted_firsts = [
+            stream.number for stream, _, firsts in plan.streams if firsts and key not in stream.first_cache
+        ]
+        if wanted or wanted_firsts:
+            self._store.prefetch(key, wanted, wanted_firsts)
         for stream, windowed, firsts in plan.streams:
             if windowed:
                 series = self._series(stream, key)
@@ -198,10 +218,7 @@ class OnlineFeatures:
         streams = self._by_event.get(event.event)
         if not streams:
             return 0
-        database = self._database
-        fresh = database.execute(
-            "INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (event.event, event.event_id, event.known)
-        ).rowcount
+        fresh = self._store.see(event.event, event.event_id, event.known)
         self._known = max(self._known, event.known)
         self._since_clean_up += 1
         if not fresh:
@@ -213,10 +230,7 @@ class OnlineFeatures:
                 continue
             row = [event.values.get(column) for column in stream.columns]
             if event.happened >= self._known - stream.window:
-                database.execute(
-                    "INSERT OR IGNORE INTO kept VALUES (?, ?, ?, ?, ?, ?)",
-                    (stream.number, key, *place, _encode(row)),
-                )
+                self._store.keep(stream.number, stream.window, key, place, _encode(row))
                 series = stream.cache.get(key)
                 if series is not None:
                     _add(stream, series, place, event.values)
@@ -233,10 +247,7 @@ class OnlineFeatures:
             known = times[position]
             if known is None or event.happened < known:
                 times[position] = event.happened
-                self._database.execute(
-                    "INSERT INTO firsts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET happened = excluded.happened",
-                    (stream.number, position, key, event.happened),
-                )
+                self._store.keep_first(stream.number, position, key, event.happened)
 
     def _series(self, stream: _Stream, key: str) -> list[_Series]:
         series = stream.cache.get(key)
@@ -244,12 +255,7 @@ class OnlineFeatures:
             stream.cache.move_to_end(key)
             return series
         series = [_Series() for _ in stream.measures]
-        rows = self._database.execute(
-            "SELECT happened, known, event_id, row FROM kept WHERE stream = ? AND key = ? AND happened >= ?"
-            " ORDER BY happened, known, event_id",
-            (stream.number, key, self._known - stream.window - _SLACK),
-        )
-        for happened, known, identity, row in rows:
+        for happened, known, identity, row in self._store.kept(stream.number, key, self._since(stream)):
             values = dict(zip(stream.columns, _decode(row), strict=True))
             _add(stream, series, (happened, known, identity), values)
         stream.cache[key] = series
@@ -257,15 +263,17 @@ class OnlineFeatures:
             stream.cache.popitem(last=False)
         return series
 
+    def _since(self, stream: _Stream) -> int:
+        """What happened before it no window sees any more."""
+        return self._known - stream.window - _SLACK
+
     def _firsts(self, stream: _Stream, key: str) -> list[int | None]:
         times = stream.first_cache.get(key)
         if times is not None:
             stream.first_cache.move_to_end(key)
             return times
         times = [None] * len(stream.firsts)
-        for position, happened in self._database.execute(
-            "SELECT position, happened FROM firsts WHERE stream = ? AND key = ?", (stream.number, key)
-        ):
+        for position, happened in self._store.firsts(stream.number, key):
             times[position] = happened
         stream.first_cache[key] = times
         if len(stream.first_cache) > self.max_entities:
@@ -273,21 +281,21 @@ class OnlineFeatures:
         return times
 
     def _forget(self) -> None:
-        """Drop what no window can see any more, on the disk and in memory."""
+        """Drop what no window can see any more, in the store and in memory."""
         self._since_clean_up = 0
         longest = 0
+        before = {}
         for stream in self._streams:
-            before = self._known - stream.window - _SLACK
+            before[stream.number] = self._since(stream)
             longest = max(longest, stream.window)
-            self._database.execute("DELETE FROM kept WHERE stream = ? AND happened < ?", (stream.number, before))
             for series in stream.cache.values():
                 for each in series:
-                    each.forget(before)
-        self._database.execute("DELETE FROM seen WHERE known < ?", (self._known - longest - _SLACK,))
+                    each.forget(before[stream.number])
+        self._store.forget(before, self._known - longest - _SLACK)
 
     def _refresh(self) -> None:
-        """Forget what memory holds when another process has written to the file."""
-        version = self._data_version()
+        """Forget what memory holds when another process has written to the store."""
+        version = self._store.version()
         if version != self._version:
             self._version = version
             self._clear()
@@ -296,44 +304,7 @@ class OnlineFeatures:
         for stream in self._streams:
             stream.cache.clear()
             stream.first_cache.clear()
-        self._known = self._load_watermark()
-
-    def _data_version(self) -> int:
-        version: int = self._database.execute("PRAGMA data_version").fetchone()[0]
-        return version
-
-    def _load_watermark(self) -> int:
-        known: int = self._database.execute("SELECT known FROM watermark").fetchone()[0]
-        return known
-
-    def _prepare(self) -> None:
-        """Make the tables. State of another definition is thrown away: it is built again from history."""
-        definition = self.definition
-        database = self._database
-        database.execute("BEGIN IMMEDIATE")
-        database.execute("CREATE TABLE IF NOT EXISTS definition (text TEXT)")
-        held = database.execute("SELECT text FROM definition").fetchone()
-        if held is not None and held[0] != definition:
-            for table in ("seen", "kept", "firsts", "watermark"):
-                database.execute(f"DROP TABLE IF EXISTS {table}")
-            database.execute("DELETE FROM definition")
-            held = None
-        if held is None:
-            database.execute("INSERT INTO definition VALUES (?)", (definition,))
-            database.execute(
-                "CREATE TABLE seen (event TEXT, event_id TEXT, known INTEGER, PRIMARY KEY (event, event_id)) WITHOUT ROWID"
-            )
-            database.execute(
-                "CREATE TABLE kept (stream INTEGER, key TEXT, happened INTEGER, known INTEGER, event_id TEXT, row BLOB,"
-                " PRIMARY KEY (stream, key, happened, known, event_id)) WITHOUT ROWID"
-            )
-            database.execute(
-                "CREATE TABLE firsts (stream INTEGER, position INTEGER, key TEXT, happened INTEGER,"
-                " PRIMARY KEY (stream, key, position)) WITHOUT ROWID"
-            )
-            database.execute("CREATE TABLE watermark (known INTEGER)")
-            database.execute("INSERT INTO watermark VALUES (?)", (-(2**62),))
-        database.execute("COMMIT")
+        self._known = self._store.watermark()
 
 
 def features_in_order(

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from .tree import (
     Policy,
     Rule,
     Scalar,
+    Stream,
     ValueType,
     leaves,
     references,
@@ -45,11 +46,13 @@ POLICY_KEYS = (
     "deadline_ms",
     "fallback",
     "entities",
+    "stream",
     "parameters",
     "conditions",
     "rules",
     "levels",
 )
+STREAM_KEYS = ("case", "alert", "keys")
 PARAMETER_KEYS = ("type", "unit", "default", "min", "max", "owner", "description")
 RULE_KEYS = ("name", "when", "score", "level", "reason")
 MAX_RULES = 1_000
@@ -101,6 +104,9 @@ def print_policy(policy: Policy) -> str:
         root["fallback"] = policy.fallback
     if policy.entities:
         root["entities"] = _flow(dict(policy.entities))
+    if policy.stream:
+        row: dict[str, Any] = {"case": policy.stream.case, "alert": policy.stream.alert}
+        root["stream"] = _flow(row | ({"keys": dict(policy.stream.keys)} if policy.stream.keys else {}))
     if policy.parameters:
         root["parameters"] = {each.name: _flow(_parameter_row(each)) for each in policy.parameters}
     if policy.conditions:
@@ -188,6 +194,7 @@ def _read(
         deadline_ms=_deadline(document, root),
         entities=_roles(document, root.get("entities")),
         fallback=_level(document, (), root, "fallback"),
+        stream=_stream(document, root.get("stream")),
     )
     _check_references(document, policy)
     if strict:
@@ -243,6 +250,22 @@ def _deadline(document: Document, root: Mapping[str, Any]) -> int:
         ("deadline_ms",), "out_of_range", f"{shown(value)} is no deadline", "give milliseconds from 1 to 60000"
     )
     return 50
+
+
+def _stream(document: Document, value: Any) -> Stream | None:
+    if value is None:
+        return None
+    row = document.mapping(("stream",), value, "stream", "{case: sender, alert: warn_confirm}")
+    if row is None:
+        return None
+    document.keys(("stream",), row, STREAM_KEYS)
+    case = document.text(("stream",), row, "case", required=True)
+    alert = _level(document, ("stream",), row, "alert") or "monitor"
+    if alert == "pass":
+        document.report(("stream", "alert"), "no_effect", "an alert at pass is one of every event", "write monitor")
+    keys = row.get("keys")
+    rows = None if keys is None else document.mapping(("stream", "keys"), keys, "keys", "{receiver: receiver__id}")
+    return Stream(case, alert, tuple((str(role), str(column)) for role, column in (rows or {}).items()))
 
 
 def _parameters(document: Document, value: Any, *, strict: bool) -> tuple[Parameter, ...]:
@@ -510,7 +533,7 @@ def _report_type(document: Document, problem: TypeProblem, places: list[int]) ->
 def load_policies(
     root: Path, *, events: Mapping[str, Mapping[str, DeclaredFact]], entities: Mapping[str, EntityFeatures]
 ) -> dict[str, TypedPolicy]:
-    """All policies below a folder, by name, checked against events (by event, what its columns are) and the features of entities.
+    """All policies below a folder, by name, checked against events (by event or collection, what its columns are) and the features of entities.
 
     ContractError with the mistakes of all files.
     """
@@ -521,6 +544,8 @@ def load_policies(
             document = read_document(file)
             declared = _declared(document, events, entities)
             typed = _read(document, lists=None, declared=declared, strict=True)
+            _check_stream(document, typed.policy, events, entities)
+            _check_one_decides(document, typed.policy, found.values())
         except ContractError as error:
             problems.extend(error.problems)
             continue
@@ -542,8 +567,8 @@ def _declared(
     facts = {name: fact for name, fact in events.get(event, {}).items() if fact.type not in ("REPEATED", "JSON")}
     if event not in events:
         near = suggestion(event, events)
-        fix = f"write {near}" if near else "add its contract to schemas/events"
-        document.report(("event",), "unknown_event", f"no event is called {event}", fix)
+        fix = f"write {near}" if near else "add its contract to schemas/events or schemas/collections"
+        document.report(("event",), "unknown_event", f"no event or collection is called {event}", fix)
     roles = document.root.get("entities")
     for role, name in roles.items() if isinstance(roles, Mapping) else ((each, each) for each in entities):
         if name not in entities:
@@ -553,6 +578,63 @@ def _declared(
             continue
         facts |= entities[name].facts(str(role))
     return facts
+
+
+def key_columns(policy: Policy, columns: Collection[str], entities: Mapping[str, EntityFeatures]) -> dict[str, str]:
+    """Role → the column of the policy's event that holds its entity's key; roles that have none are left out.
+
+    It is the one that `stream` names, else the entity's own key, else the one by which its features tell the event apart.
+    """
+    named = dict(policy.stream.keys) if policy.stream else {}
+    roles = dict(policy.entities) or {name: name for name in entities}
+    found = {}
+    for role, name in roles.items():
+        entity = entities[name]
+        candidates = [entity.key, *(by for event, by in entity.streams if event == policy.event)]
+        column = named.get(role) or next((each for each in candidates if each in columns), None)
+        if column is not None:
+            found[role] = column
+    return found
+
+
+def _check_stream(
+    document: Document,
+    policy: Policy,
+    events: Mapping[str, Mapping[str, DeclaredFact]],
+    entities: Mapping[str, EntityFeatures],
+) -> None:
+    columns = events[policy.event]
+    stream = policy.stream
+    if stream is None:
+        if "." in policy.event:
+            fix = "add stream: {case: <role>}: changes of a collection are known after they happened"
+            document.report(("event",), "needs_stream", f"{policy.event} is a collection", fix)
+        document.raise_problems()
+        return
+    roles = key_columns(policy, columns, entities)
+    for role, column in stream.keys:
+        if column not in columns:
+            near = suggestion(column, columns)
+            fix = f"write {near}" if near else "see the contract of the event or collection"
+            document.report(("stream", "keys", role), "unknown_column", f"{policy.event} has no {column}", fix)
+        if role not in roles:
+            document.report(("stream", "keys", role), "unknown_role", f"{role} is no entity here", "see entities")
+    if stream.case not in roles:
+        message = f"{stream.case} is no entity whose key {policy.event} has"
+        fix = f"one of {', '.join(roles)}, or name its column: keys: {{{stream.case}: …}}"
+        document.report(("stream", "case"), "unknown_role", message, fix)
+    document.raise_problems()
+
+
+def _check_one_decides(document: Document, policy: Policy, others: Iterable[TypedPolicy]) -> None:
+    """Of two policies that decide the same event while someone waits only one would be asked."""
+    if policy.stream is not None:
+        return
+    for other in others:
+        if other.policy.event == policy.event and other.policy.stream is None and other.policy.name != policy.name:
+            message = f"{other.policy.name} decides {policy.event} as well"
+            document.report(("event",), "duplicate", message, "put the rules together, or give one of them stream: …")
+    document.raise_problems()
 
 
 def _roles(document: Document, value: Any) -> tuple[tuple[str, str], ...]:

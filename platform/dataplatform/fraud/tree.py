@@ -144,8 +144,21 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """That a policy judges after the event, from the stream of what was landed, and gives alerts.
+
+    An alert belongs to the case of the entity in the role `case`. It is given from the level `alert` on. `keys` are (role,
+    column): where an entity's key stands, if not in the column of its features.
+    """
+
+    case: str
+    alert: Level = "monitor"
+    keys: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules for one kind of event.
+    """The rules for one kind of event: decided while a person waits, or after it where `stream` is set.
 
     `levels` are (level, least score) rising in both. `unknown` is the least level of a decision in which a rule could
     not be decided. `fallback` is the level answered, marked as such, when the policy could not be evaluated in
@@ -164,6 +177,7 @@ class Policy:
     deadline_ms: int = 50
     entities: tuple[tuple[str, str], ...] = ()
     fallback: Level | None = None
+    stream: Stream | None = None
 
     @property
     def blocks(self) -> bool:
