@@ -14,9 +14,10 @@ from source_lab import HOUR, Background, Lab, soon
 from dataplatform.cdc.assets import definitions
 from dataplatform.cdc.buckets import bucket_of
 from dataplatform.cdc.changes import Change, decode, encode, fold, time_text
+from dataplatform.cdc.hours import CollectionHours
 from dataplatform.cdc.positions import Position
 from dataplatform.cdc.reconcile import reconcile, repair
-from dataplatform.cdc.state import CollectionState, PositionFile, UnitState
+from dataplatform.cdc.state import CollectionState, PositionFile, UnitState, announce_late
 from dataplatform.errors import PlatformError
 from dataplatform.lease import Holder
 from dataplatform.runs import dagster_instance, execute
@@ -212,6 +213,43 @@ def test_random_changes_in_any_order_fold_the_same_in_sql(lab: Lab, order: tuple
     history = {(row["position"], row["_id"], row["operation"]) for row in lab.history("docs")}
     assert len(lab.history("docs")) == len(history)
     assert history == {(one.position, one.key, one.operation) for one in every}
+
+
+def test_only_hours_that_can_differ_are_looked_at(lab: Lab) -> None:
+    """After one look at every hour, old ones are looked at only when a writer announces them, or by the next whole look."""
+    contract = lab.contract("docs")
+    now = soon()
+    old, since = now - 50 * HOUR, now - 60 * HOUR
+    hours = lab.hours()
+    landing = hours.landings[contract.namespace]
+    state = UnitState(passed=(int(now.timestamp()), 0), collections={contract.namespace: CollectionState(since)})
+    PositionFile(lab.settings, lab.unit).file.write(_state(state), None)
+    hours.materialise([contract.namespace], since, now)
+    hours.close(now)
+    assert hours.due(now) == []
+
+    def land(name: str) -> None:
+        at = time_text(int(old.timestamp()) * 1000)
+        change = Change(
+            "insert", f'"{name}"', str(Position(int(old.timestamp()), 1)), at, at, "{}", bucket="2200-01-01"
+        )
+        landing.put(old, f"{name}.ndjson.gz", gzip.compress(encode(change)))
+
+    def due(some: CollectionHours) -> list[datetime | None]:
+        some.close(now)
+        return [one.start for one in some.due(now)]
+
+    land("unannounced")
+    assert due(hours) == []
+    assert due(lab.hours()) == [old], "a new process looks at every hour"
+    hours.materialise([contract.namespace], old, old + HOUR)
+    assert due(hours) == []
+    land("announced")
+    announce_late(landing, [old])
+    assert due(hours) == [old]
+    hours.materialise([contract.namespace], old, old + HOUR)
+    assert due(hours) == []
+    assert set(lab.table("docs")) == {'"unannounced"', '"announced"'}
 
 
 def _state(state: UnitState) -> bytes:

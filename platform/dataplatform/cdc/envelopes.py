@@ -27,7 +27,7 @@ from .buckets import bucket_of
 from .changes import Change, encode, time_text
 from .extended_json import canonical, parse
 from .positions import LAST_ORDINAL, Ordinals, Position
-from .state import CollectionState, PositionFile, Unit, UnitState, hour_of_position, landing_of
+from .state import CollectionState, PositionFile, Unit, UnitState, announce_late, hour_of_position, landing_of
 from .stream import before
 
 _DEBEZIUM = {"c": "insert", "u": "update", "d": "delete", "r": "snapshot"}
@@ -207,6 +207,7 @@ def import_envelopes(
             for (name, hour), some in lines.items():
                 data = gzip.compress(b"\n".join(some) + b"\n", compresslevel=1, mtime=0)
                 landings[name].put(hour, f"{state.epoch:06d}-{sequence:06d}-import.ndjson.gz", data)
+                announce_late(landings[name], [hour])
 
             def change(state: UnitState, lines: dict[tuple[str, datetime], list[bytes]] = lines) -> None:
                 state.ordinals = reader.ordinals.dump()

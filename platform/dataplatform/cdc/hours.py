@@ -6,6 +6,7 @@ nothing, because every document keeps its greatest position and a deletion is a 
 
 import gzip
 import hashlib
+import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,10 +30,14 @@ from .names import table_name
 from .positions import Position
 from .schema import Node, Pin, Step
 from .shapes import seen_of
-from .state import CollectionState, PositionFile, Snapshot, UnitState, landing_of, snapshot_uris, units_of
+from .state import CollectionState, PositionFile, Snapshot, UnitState, landing_of, late_hours, snapshot_uris, units_of
 from .tables import RAW, STAGING_SCHEMA, TYPED, collection_specs, shared_specs, tables_of, typed_spec
 
 FILES_PER_LOAD = 10_000
+LOOK_BACK = timedelta(hours=24)
+"""Hours that are looked at again and again though they were complete and applied."""
+WHOLE_LOOK_SECONDS = 6 * 3600.0
+"""How often a process that goes on looking looks at every hour again; each process does so at first."""
 PARALLEL_COLLECTIONS = 3
 type Log = Callable[[str], None]
 
@@ -98,6 +103,8 @@ class CollectionHours:
         self.warehouse = warehouse or Warehouse(settings)
         self.landings = {name: landing_of(settings, one) for name, one in self.contracts.items()}
         self.lease = Lease(open_landing(settings, "mongo").conditional("materialise.json"))
+        self._settled: dict[str, tuple[datetime, datetime]] = {}
+        self._whole_look = float("-inf")
 
     # What there is.
 
@@ -118,12 +125,11 @@ class CollectionHours:
         """
         lines = []
         for name, (unit, collection) in sorted(self.states().items()):
-            landing = self.landings[name]
             through = self._through(unit, collection, until)
             closed = 0
-            for hour, state in landing.states().items():
+            for hour, state in self._hour_states(name, collection).items():
                 if hour < through and state is not HourState.CLOSED:
-                    landing.close(hour)
+                    self.landings[name].close(hour)
                     closed += 1
             if closed:
                 lines.append(f"mongo: closed {closed} hour{'s' if closed > 1 else ''} of {name}")
@@ -184,34 +190,58 @@ class CollectionHours:
             complete = max(complete, running)
         return min(end, complete)
 
+    # Which hours can differ. Those before `_settled` were found applied as they are when every hour was last looked at; a file can
+    # come to one of them only from a writer that is not the capture. `announce_late` tells of it at once, the next whole look
+    # finds it anyway.
+
+    def _looked_from(self, name: str, collection: CollectionState) -> datetime | None:
+        """The hour from which on the collection is looked at, None for all."""
+        since, settled = self._settled.get(name, (None, None))
+        return settled if since == collection.since else None
+
+    def _hour_states(self, name: str, collection: CollectionState) -> dict[datetime, HourState]:
+        """The hours with files that can differ from what was applied, and whether they are closed."""
+        landing, start = self.landings[name], self._looked_from(name, collection)
+        states = landing.states(start)
+        if start is not None:
+            states |= {hour: landing.state(hour) for hour in late_hours(landing) if hour < start}
+        return states
+
     def _stale(self, until: datetime) -> dict[str, dict[datetime, str]]:
         """Of every collection: hours that are due, with the digest of what they consist of."""
         states = self.states()
         if not states:
             return {}
-        applied = self._applied_digests()
+        if time.monotonic() - self._whole_look > WHOLE_LOOK_SECONDS:
+            self._settled.clear()
+            self._whole_look = time.monotonic()
+        hours_of = {name: self._hour_states(name, collection) for name, (_, collection) in states.items()}
+        starts = {name: self._looked_from(name, one) or one.since for name, (_, one) in states.items()}
+        applied = self._applied_digests(min([*starts.values(), *(hour for some in hours_of.values() for hour in some)]))
         stale: dict[str, dict[datetime, str]] = {}
         for name, (unit, collection) in states.items():
             through = self._through(unit, collection, until)
-            closed = {hour for hour, state in self.landings[name].states().items() if state is HourState.CLOSED}
-            hours = {hour for hour in closed if hour < through}
-            hours |= {one.hour for one in collection.ended if one.hour is not None and one.hour < through}
-            hours |= set(hours_between(collection.since, through))
+            closed = {hour for hour, state in hours_of[name].items() if state is HourState.CLOSED and hour < through}
+            hours = closed | set(hours_between(starts[name], through))
+            hours |= {one.hour for one in collection.ended if one.hour and starts[name] <= one.hour < through}
+            manifests = self.landings[name].manifests(self._looked_from(name, collection))
             found = {}
             for hour in hours:
-                manifest = self.landings[name].manifest(hour) if hour in closed else None
+                manifest = (manifests.get(hour) or self.landings[name].manifest(hour)) if hour in closed else None
                 digest = digest_of(manifest, collection, hour)
                 if applied.get((name, hour)) != digest:
                     found[hour] = digest
             stale[name] = found
+            settled = min([through - LOOK_BACK, *found])
+            self._settled[name] = (collection.since, max(collection.since, settled))
         return stale
 
-    def _applied_digests(self) -> dict[tuple[str, datetime], str]:
+    def _applied_digests(self, start: datetime) -> dict[tuple[str, datetime], str]:
         if "hours" not in self.warehouse.tables(RAW):
             return {}
         rows = self.warehouse.query(
             f"SELECT collection, hour, digest FROM `{self.warehouse.table_id(RAW, 'hours')}` WHERE hour >= @start",
-            {"start": min(self.settings.first_hour, *(c.since for _, c in self.states().values()))},
+            {"start": start},
             name="cdc_applied",
         ).rows
         return {(row["collection"], row["hour"]): row["digest"] for row in rows}

@@ -187,6 +187,36 @@ def requested_snapshot(landing: Landing) -> tuple[datetime, str] | None:
     return datetime.fromisoformat(request["requested_at"]), str(request["reason"])
 
 
+LATE_FILE = "late.json"
+"""Below a collection's stream: complete hours that got files from another writer than the capture, and when."""
+_LATE_KEPT = timedelta(days=7)
+
+
+def announce_late(landing: Landing, hours: Iterable[datetime]) -> None:
+    """Tell whoever applies the hours of a collection that files were put into these, which may be long complete.
+
+    Without it they are found the next time that every hour is looked at.
+    """
+    hours = set(hours)
+    file = landing.conditional(LATE_FILE)
+    while hours:
+        present = file.read()
+        now = datetime.now(UTC)
+        known = {} if present is None else msgspec.json.decode(present[0], type=dict[datetime, datetime])
+        kept = {hour: at for hour, at in known.items() if now - at < _LATE_KEPT}
+        try:
+            file.write(msgspec.json.encode(kept | dict.fromkeys(hours, now)), None if present is None else present[1])
+        except Conflict:
+            continue
+        return
+
+
+def late_hours(landing: Landing) -> set[datetime]:
+    """Hours that were announced in the last days."""
+    present = landing.conditional(LATE_FILE).read()
+    return set() if present is None else set(msgspec.json.decode(present[0], type=dict[datetime, datetime]))
+
+
 def snapshot_uris(landing: Landing, snapshot: Snapshot) -> list[str]:
     """`gs://…` of a snapshot's files."""
     return [f"{landing.uri}/{PurePosixPath(name)}" for name in snapshot.files]
