@@ -115,8 +115,8 @@ class SharedMetrics:
         return merge(readings)
 
 
-def serve_with_workers(command: list[str], workers: int) -> int:
-    """Run `workers` processes that share a port until SIGTERM or SIGINT; the exit status.
+def serve_with_workers(command: list[str], workers: int, module: str = "dataplatform.collector.worker") -> int:
+    """Run `workers` processes of a module that share a port until SIGTERM or SIGINT; the exit status.
 
     One that dies is started anew; one that dies before it has run for a few seconds ends them all, with status 1.
     """
@@ -133,7 +133,7 @@ def serve_with_workers(command: list[str], workers: int) -> int:
     with tempfile.TemporaryDirectory(prefix="collector-metrics-") as shared:
 
         def start() -> tuple[subprocess.Popen[bytes], float]:
-            arguments = [sys.executable, "-m", "dataplatform.collector.worker", shared, *command]
+            arguments = [sys.executable, "-m", module, shared, *command]
             return subprocess.Popen(arguments), time.monotonic()
 
         running = [start() for _ in range(workers)]

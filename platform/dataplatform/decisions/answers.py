@@ -2,8 +2,8 @@
 
 Two steps, in this order: the answer and its record go into SQLite (whoever comes first with a request id wins, in any
 process), then the record goes into the landing, with one fsync for all who wait. SQLite's own writes survive the kill of a
-process, not the loss of power: what was landed and is missing there is read back at the start. Rows that are not marked as
-landed are landed again: a record may be in the landing twice, never missing; `fraud.decisions` keeps one a request id.
+process, not the loss of power: what was landed and is missing there is read back at the start. Rows beyond what their writer
+has marked as landed are landed again: a record may be in the landing twice, never missing; `fraud.decisions` keeps one a request id.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from ..landing import Landing, Writer, hour_of
 
@@ -25,6 +26,26 @@ READ_BACK_HOURS = 2
 """SQLite makes its writes durable every few thousand; two hours of traffic are more than that, or few enough to read."""
 MAX_WAITING = 20_000
 """Decisions that may wait for the disk; more are answered 503."""
+_ROWS = 64
+"""Rows of one INSERT."""
+_FORGET_SECONDS = 1.0
+_FORGET_ROWS = 5_000
+"""At most so many ids are forgotten at a time: who waits for an answer does not wait for that."""
+_LANDED = 0
+"""The writer of rows that came out of the landing."""
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS kept (id INTEGER PRIMARY KEY AUTOINCREMENT, request_id TEXT NOT NULL UNIQUE, digest BLOB NOT NULL,
+  received INTEGER NOT NULL, writer INTEGER NOT NULL, record BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS writers (writer INTEGER PRIMARY KEY AUTOINCREMENT, landed INTEGER NOT NULL);
+INSERT OR IGNORE INTO writers VALUES ({_LANDED}, {2**62});
+"""
+"""Every process is a writer; its rows up to `landed` are in the landing."""
+_INSERT = "INSERT OR IGNORE INTO kept (request_id, digest, received, writer, record) VALUES (?, ?, ?, ?, ?)"
+_SELECT = "SELECT digest, record, id <= landed FROM kept JOIN writers USING (writer) WHERE request_id = ?"
+_FORGET = (
+    "DELETE FROM kept WHERE id IN (SELECT id FROM kept ORDER BY id LIMIT ?) AND received < ?"
+    " AND id <= (SELECT landed FROM writers WHERE writers.writer = kept.writer)"
+)
 
 
 class BusyError(Exception):
@@ -65,9 +86,15 @@ class Answers:
         self._clock = clock or (lambda: time.time_ns() // 1000)
         self._database = self._connect()
         self._reader = self._connect()
+        self._number: int = self._database.execute(
+            "INSERT INTO writers (landed) VALUES (0) RETURNING writer"
+        ).fetchone()[0]
         self._thread = ThreadPoolExecutor(1, "answers")
         self._waiting: list[_Waiting] = []
-        self._landed: list[str] = []
+        self._landed = self._marked = 0
+        """Up to which row this process's decisions are landed, and up to which SQLite knows it."""
+        self._to_land: list[tuple[bytes, datetime]] = []
+        """Records whose landing failed: they go with the next ones."""
         self._running = False
         self._flying: dict[str, asyncio.Future[Kept]] = {}
         self.commits = 0
@@ -79,17 +106,13 @@ class Answers:
         database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
-        database.execute(
-            "CREATE TABLE IF NOT EXISTS answers (request_id TEXT PRIMARY KEY, digest BLOB NOT NULL, record BLOB NOT NULL, received INTEGER NOT NULL, landed INTEGER NOT NULL) WITHOUT ROWID"
-        )
-        database.execute("CREATE INDEX IF NOT EXISTS answers_not_landed ON answers (received) WHERE landed = 0")
-        database.execute("CREATE INDEX IF NOT EXISTS answers_received ON answers (received)")
+        database.executescript(_TABLES)
         return database
 
     def record(self, request_id: str) -> bytes | None:
         """The record of a decision, None where there is none (any more)."""
-        row = self._reader.execute("SELECT record FROM answers WHERE request_id = ?", (request_id,)).fetchone()
-        return None if row is None else row[0]
+        row = self._row(request_id)
+        return None if row is None else row[1]
 
     def flying(self, request_id: str) -> "asyncio.Future[Kept] | None":
         """The answer that is being made durable, of a request that comes a second time meanwhile."""
@@ -121,15 +144,17 @@ class Answers:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             self._committing = batch
-            landed, self._landed = self._landed, []
+            again, self._to_land = self._to_land, []
             try:
-                kept = await loop.run_in_executor(self._thread, self._store, batch, landed)
-                for each, (to_land, one) in zip(batch, kept, strict=True):
-                    if to_land:
-                        self.writer.append(one.record, each.received)
+                kept, last = await loop.run_in_executor(self._thread, self._store, batch, self._landed)
+                again += [
+                    (one.record, each.received) for each, (to_land, one) in zip(batch, kept, strict=True) if to_land
+                ]
+                for record, received in again:
+                    self.writer.append(record, received)
                 await self.writer.commit()
             except Exception as error:
-                self._landed += landed
+                self._to_land = again
                 for each in batch:
                     self._flying.pop(each.request_id, None)
                     if not each.future.done():
@@ -137,9 +162,8 @@ class Answers:
                         each.future.exception()
                 continue
             self.commits += 1
-            for each, (to_land, one) in zip(batch, kept, strict=True):
-                if to_land:
-                    self._landed.append(each.request_id)
+            self._landed = max(self._landed, last)
+            for each, (_, one) in zip(batch, kept, strict=True):
                 self._flying.pop(each.request_id, None)
                 if not each.future.done():
                     each.future.set_result(one)
@@ -165,36 +189,48 @@ class Answers:
 
     def _row(self, request_id: str) -> tuple[bytes, bytes] | None:
         row: tuple[bytes, bytes] | None = self._reader.execute(
-            "SELECT digest, record FROM answers WHERE request_id = ?", (request_id,)
+            "SELECT digest, record FROM kept WHERE request_id = ?", (request_id,)
         ).fetchone()
         return row
 
-    def _store(self, batch: list[_Waiting], landed: list[str]) -> list[tuple[bool, Kept]]:
-        """Runs in the thread: whether it has to be landed, and what the request id has, by whoever was first."""
+    def _store(self, batch: list[_Waiting], landed: int) -> tuple[list[tuple[bool, Kept]], int]:
+        """Runs in the thread: whether each has to be landed, and what its request id has, by whoever was first; the last row.
+
+        The rows go in by few statements: the thread needs the interpreter between two of them, and would wait for it.
+        """
         database = self._database
-        kept = []
+        kept: list[tuple[bool, Kept]] = []
+        last = 0
         database.execute("BEGIN IMMEDIATE")
         try:
-            database.executemany("UPDATE answers SET landed = 1 WHERE request_id = ?", [(each,) for each in landed])
-            for each in batch:
-                row = (each.request_id, each.digest, each.record, int(each.received.timestamp() * 1e6))
-                fresh = database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, 0)", row).rowcount
-                if fresh:
-                    kept.append((True, Kept(each.digest, each.record, mine=True)))
-                    continue
-                digest, record, is_landed = database.execute(
-                    "SELECT digest, record, landed FROM answers WHERE request_id = ?", (each.request_id,)
-                ).fetchone()
-                kept.append((not is_landed, Kept(digest, record, mine=False)))
-            if time.monotonic() - self._forgotten > 600:
+            if landed > self._marked:
+                database.execute("UPDATE writers SET landed = ? WHERE writer = ?", (landed, self._number))
+            for start in range(0, len(batch), _ROWS):
+                part = batch[start : start + _ROWS]
+                values: list[Any] = []
+                for each in part:
+                    received = int(each.received.timestamp() * 1e6)
+                    values += (each.request_id, each.digest, received, self._number, each.record)
+                row = database.execute(_INSERT + ", (?, ?, ?, ?, ?)" * (len(part) - 1), values)
+                if row.rowcount == len(part):
+                    kept += [(True, Kept(each.digest, each.record, mine=True)) for each in part]
+                else:
+                    kept += [self._winner(each) for each in part]
+                if row.rowcount:
+                    last = row.lastrowid or last
+            if time.monotonic() - self._forgotten > _FORGET_SECONDS:
                 self._forgotten = time.monotonic()
-                before = self._clock() - KEEP_HOURS * 3_600_000_000
-                database.execute("DELETE FROM answers WHERE received < ? AND landed = 1", (before,))
+                database.execute(_FORGET, (_FORGET_ROWS, self._clock() - KEEP_HOURS * 3_600_000_000))
             database.execute("COMMIT")
         except BaseException:
             database.execute("ROLLBACK")
             raise
-        return kept
+        self._marked = max(self._marked, landed)
+        return kept, last
+
+    def _winner(self, waiting: _Waiting) -> tuple[bool, Kept]:
+        digest, record, is_landed = self._database.execute(_SELECT, (waiting.request_id,)).fetchone()
+        return not is_landed, Kept(digest, record, mine=record == waiting.record)
 
     async def keep_landing(self) -> None:
         """Mark what was landed and finish files that are old enough, again and again: for a task of its own."""
@@ -202,9 +238,8 @@ class Answers:
         while True:
             await asyncio.sleep(0.5)
             if not self._running and not self._waiting:
-                if self._landed:
-                    landed, self._landed = self._landed, []
-                    await loop.run_in_executor(self._thread, self._store, [], landed)
+                if self._landed > self._marked:
+                    await loop.run_in_executor(self._thread, self._store, [], self._landed)
                 self.writer.rotate()
                 if self.writer.has_closing:
                     await self.writer.commit()
@@ -220,31 +255,35 @@ class Answers:
         for back in range(hours + 1):
             for file in self.landing.files(hour - timedelta(hours=back)):
                 for line in self.landing.read(file).splitlines():
-                    row = (*read(line), line, self._clock())
-                    found += self._database.execute(
-                        "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, 1)", row
-                    ).rowcount
+                    request_id, digest = read(line)
+                    row = (request_id, digest, self._clock(), _LANDED, line)
+                    found += self._database.execute(_INSERT, row).rowcount
         self._database.execute("COMMIT")
         return found
 
     def land_again(self) -> int:
         """At the start: land what a killed process had kept and perhaps not landed; gives how many."""
         rows = self._database.execute(
-            "SELECT request_id, record, received FROM answers WHERE landed = 0 ORDER BY received"
+            "SELECT id, record, received FROM kept JOIN writers USING (writer) WHERE id > landed AND writer != ? ORDER BY id",
+            (self._number,),
         ).fetchall()
         for _, record, received in rows:
             self.writer.append(record, datetime.fromtimestamp(received / 1e6, UTC))
         if rows:
             self.writer.flush()
-            self._store([], [row[0] for row in rows])
+            self._database.execute(
+                "UPDATE writers SET landed = max(landed, ?) WHERE writer != ?", (rows[-1][0], self._number)
+            )
         return len(rows)
 
     async def close(self) -> None:
         """Answer all who wait, finish the files."""
         while self._running or self._waiting:
             await asyncio.sleep(0.005)
-        self._store([], self._landed)
+        for record, received in self._to_land:
+            self.writer.append(record, received)
         self.writer.close()
+        self._store([], self._landed)
         self._thread.shutdown()
         self._database.close()
         self._reader.close()

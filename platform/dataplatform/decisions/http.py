@@ -1,11 +1,17 @@
-"""The door: the decision path by hand (it is most of the traffic), the rest by Starlette."""
+"""The door: the decision path by hand (it is most of the traffic), the rest by Starlette.
+
+Both stand on the collector's HTTP/1.1: an ASGI server costs as much as the decision itself.
+"""
 
 import asyncio
 import getpass
 import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+import logging
+from collections.abc import Mapping, MutableMapping
 from datetime import datetime
+from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from starlette.applications import Starlette
@@ -13,6 +19,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from ..collector.http import Limits, Request, Server, Slot
+from ..collector.problems import Refusal
 from ..contracts.errors import ContractError
 from ..errors import PlatformError
 from ..fraud.facts import FactProblem
@@ -23,28 +31,33 @@ from ..fraud.parameters import (
     ParameterVersion,
     UnknownVersionError,
 )
-from ..settings import Settings, get_settings
+from ..settings import Settings
 from .judge import BadRequestError, digest_of, replay
 from .openapi import document
 from .service import DecisionService
 
 MAX_BODY = 1 << 20
 
-type Message = MutableMapping[str, Any]
-type Receive = Callable[[], Awaitable[Message]]
-type Send = Callable[[Message], Awaitable[None]]
+REQUEST_SECONDS = 30.0
+IDLE_SECONDS = 300.0
+MAX_CONNECTIONS = 10_000
 
-_JSON = [(b"content-type", b"application/json")]
-_PROBLEM = [(b"content-type", b"application/problem+json")]
+type Message = MutableMapping[str, Any]
+
+log = logging.getLogger(__name__)
+_JSON = b"Content-Type: application/json\r\n"
+_PROBLEM = b"Content-Type: application/problem+json\r\n"
 
 
 class Door:
-    """The ASGI application of one process."""
+    """The application of one process."""
 
     def __init__(self, settings: Settings, service: DecisionService | None = None) -> None:
         self.settings = settings
         self.service = service or DecisionService(settings)
         self.keys = {key.encode(): name for key, name in settings.decision_keys.items()}
+        self.server = Server(self, Limits(MAX_BODY, REQUEST_SECONDS, IDLE_SECONDS, MAX_CONNECTIONS))
+        self._tasks: set[asyncio.Task[None]] = set()
         self.others = Starlette(
             routes=[
                 Route("/healthz", self.health),
@@ -67,53 +80,88 @@ class Door:
             },
         )
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-            return
-        path = scope["path"]
-        client = self._client(scope)
-        if client is None and path.startswith("/v1/"):
-            await _answer(send, *_problem(401, "An API key is needed.", "send it in the header X-API-Key"))
-            return
-        if path == "/v1/decisions" and scope["method"] == "POST":
-            await self._decide(client or "", receive, send)
-            return
-        scope["state"] = {"client": client}
-        await self.others(scope, receive, send)
+    # What the protocol asks.
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                await self.service.start()
-                await send({"type": "lifespan.startup.complete"})
+    @property
+    def common_fields(self) -> bytes:
+        return b""
+
+    def admit(self, method: bytes, url: bytes, headers: dict[bytes, bytes]) -> Refusal | None:
+        """Nothing is refused before its body is there: `handle` says why in the same form as everything else."""
+
+    def failed(self, refusal: Refusal) -> None:
+        """Count what never became a request."""
+        key = f"refused_{refusal.status}"
+        self.service.counts[key] = self.service.counts.get(key, 0) + 1
+
+    def handle(self, slot: Slot, request: Request) -> None:
+        client = self._client(request.headers)
+        url = request.url
+        if client is None and url.startswith(b"/v1/"):
+            _give(slot, *_problem(401, "An API key is needed.", "send it in the header X-API-Key"))
+        elif url == b"/v1/decisions" and request.method == b"POST":
+            try:
+                self.service.begin(request.body, client or "", partial(_decided, slot))
+            except BadRequestError as error:
+                _give(slot, *_bad(error))
+        else:
+            task = asyncio.get_running_loop().create_task(self._by_starlette(slot, request, client))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _client(self, headers: Mapping[bytes, bytes]) -> str | None:
+        key = headers.get(b"x-api-key")
+        if key is None:
+            scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer":
+                return None
+        return self.keys.get(key.strip())
+
+    async def _by_starlette(self, slot: Slot, request: Request, client: str | None) -> None:
+        path, _, query = request.url.partition(b"?")
+        scope: Message = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": request.method.decode("latin-1"),
+            "scheme": "http",
+            "path": unquote(path.decode("latin-1")),
+            "raw_path": path,
+            "query_string": query,
+            "headers": list(request.headers.items()),
+            "client": None,
+            "server": None,
+            "state": {"client": client},
+        }
+        status = 500
+        fields = b""
+        parts: list[bytes] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": request.body, "more_body": False}
+
+        async def send(message: Message) -> None:
+            nonlocal status, fields
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                named = (pair for pair in message.get("headers", ()) if pair[0].lower() != b"content-length")
+                fields = b"".join(b"%b: %b\r\n" % (name, value) for name, value in named)
             else:
-                await self.service.stop()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
+                parts.append(message.get("body", b""))
 
-    def _client(self, scope: Message) -> str | None:
-        for name, value in scope["headers"]:
-            if name == b"x-api-key":
-                return self.keys.get(value)
-            if name == b"authorization" and value[:7].lower() == b"bearer ":
-                return self.keys.get(value[7:].strip())
-        return None
-
-    async def _decide(self, client: str, receive: Receive, send: Send) -> None:
-        body = await _body(receive)
-        if body is None:
-            await _answer(
-                send, *_problem(413, f"The body has more than {MAX_BODY:,} bytes.", "send only what is needed")
-            )
-            return
         try:
-            answer = await self.service.decide(body, client)
-        except BadRequestError as error:
-            await _answer(send, *_bad(error))
-            return
-        await _answer(send, 200, answer, _JSON)
+            await self.others(scope, receive, send)
+        except Exception:
+            log.exception("%s %s failed", scope["method"], scope["path"][:200])
+            _give(slot, *_problem(500, "The service has a fault.", "try again; tell the platform's team"))
+        else:
+            slot.answer(status, b"".join(parts), fields)
+
+    async def sweep(self) -> None:
+        """Close what is slow or silent, for ever: for a task of its own."""
+        while True:
+            self.server.sweep()
+            await asyncio.sleep(1.0)
 
     # Everything else.
 
@@ -249,46 +297,28 @@ class Door:
         return record
 
 
-def app() -> Door:
-    """The application of the process's settings: what uvicorn's workers make."""
-    return Door(get_settings())
-
-
 def local_user() -> str:
     """Who uses the command line."""
     return getpass.getuser()
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """The body, None where it is too large; what comes after the limit is read and forgotten."""
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        return body if len(body) <= MAX_BODY else None
-    parts = [body]
-    size = len(body)
-    while message.get("more_body"):
-        message = await receive()
-        part = message.get("body", b"")
-        size += len(part)
-        if size <= MAX_BODY:
-            parts.append(part)
-    return b"".join(parts) if size <= MAX_BODY else None
+def _decided(slot: Slot, outcome: bytes | BadRequestError) -> None:
+    if isinstance(outcome, bytes):
+        slot.answer(200, outcome, _JSON)
+    else:
+        _give(slot, *_bad(outcome))
 
 
-async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-    length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": body})
+def _give(slot: Slot, status: int, body: bytes, fields: bytes) -> None:
+    slot.answer(status, body, fields)
 
 
-def _problem(status: int, title: str, fix: str = "", **more: Any) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+def _problem(status: int, title: str, fix: str = "", **more: Any) -> tuple[int, bytes, bytes]:
     content = {"type": "about:blank", "status": status, "title": title} | ({"fix": fix} if fix else {}) | more
-    headers = [*_PROBLEM, (b"retry-after", b"1")] if status == 503 else _PROBLEM
-    return status, msgspec.json.encode(content), headers
+    return status, msgspec.json.encode(content), _PROBLEM + (b"Retry-After: 1\r\n" if status == 503 else b"")
 
 
-def _bad(error: BadRequestError) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+def _bad(error: BadRequestError) -> tuple[int, bytes, bytes]:
     problems = [
         {"pointer": each.pointer, "code": each.code, "message": each.message, "fix": each.fix}
         for each in error.problems
@@ -297,9 +327,10 @@ def _bad(error: BadRequestError) -> tuple[int, bytes, list[tuple[bytes, bytes]]]
     return _problem(error.status, error.title, **more)
 
 
-def _as_response(problem: tuple[int, bytes, list[tuple[bytes, bytes]]]) -> Response:
-    status, body, headers = problem
-    return Response(body, status, {name.decode(): value.decode() for name, value in headers})
+def _as_response(problem: tuple[int, bytes, bytes]) -> Response:
+    status, body, fields = problem
+    lines = (line.split(": ", 1) for line in fields.decode().splitlines())
+    return Response(body, status, dict(lines))
 
 
 def _bad_request(_: HttpRequest, error: Exception) -> Response:

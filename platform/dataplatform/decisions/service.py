@@ -4,8 +4,9 @@ import asyncio
 import hashlib
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..settings import Settings
 from .answers import Answers, BusyError, Kept
 from .bench import Benches
 from .judge import (
+    Answer,
     BadRequestError,
     FeatureSource,
     Record,
@@ -32,6 +34,9 @@ from .judge import (
     read_request,
     record_of,
 )
+
+type Done = Callable[[bytes | BadRequestError], None]
+"""Told the bytes of an answer, or what is wrong."""
 
 STREAM = "decisions"
 _encode = msgspec.json.Encoder().encode
@@ -110,9 +115,23 @@ class DecisionService:
         await self.answers.close()
 
     async def decide(self, body: bytes, client: str) -> bytes:
-        """The answer to a body. The same request id gives the same bytes; with another body it is a 409.
+        """The answer to a body, as `begin` tells it."""
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-        BadRequestError says what is wrong with the request, 503 that the disk takes no more.
+        def done(outcome: bytes | BadRequestError) -> None:
+            if isinstance(outcome, bytes):
+                future.set_result(outcome)
+            else:
+                future.set_exception(outcome)
+
+        self.begin(body, client, done)
+        return await future
+
+    def begin(self, body: bytes, client: str, done: Done) -> None:
+        """Decide, and tell `done` the answer as soon as it is durable (or late); never before this returns.
+
+        The same request id gets the same bytes; with another body it is a 409. BadRequestError says what is wrong with the
+        request, 503 that the disk takes no more.
         """
         started = time.perf_counter()
         request = read_request(body)
@@ -120,7 +139,8 @@ class DecisionService:
         answers = self.answers
         flying = answers.flying(request.request_id)
         if flying is not None:
-            return self._same(request.request_id, digest, await self._durable(asyncio.shield(flying)))
+            flying.add_done_callback(partial(self._repeated, request.request_id, digest, done))
+            return
         bench = self.benches.by_event.get(request.event)
         if bench is None:
             near = suggestion(request.event, self.benches.by_event)
@@ -153,31 +173,36 @@ class DecisionService:
             durable = answers.keep(request.request_id, digest, landed_line(judged.record), now, rest)
         except BusyError:
             raise BadRequestError(503, "Too many decisions wait for the disk.") from None
-        kept = await self._durable(durable)
-        if not kept.landed:
-            # The person does not wait for the disk: the answer says that it is not landed yet, and it goes on being.
-            self.counts["not_landed"] = self.counts.get("not_landed", 0) + 1
-        if kept.mine:
-            return _encode(judged.answer) if kept.landed else _encode(judged.answer).replace(*_NOT_LANDED)
-        return self._same(request.request_id, digest, kept)
+        durable.add_done_callback(partial(self._decided, judged.answer, digest, done))
+
+    def _decided(self, answer: Answer, digest: bytes, done: Done, durable: "asyncio.Future[Kept]") -> None:
+        if durable.cancelled() or durable.exception() is not None or not durable.result().mine:
+            self._repeated(answer.request_id, digest, done, durable)
+            return
+        if durable.result().landed:
+            done(_encode(answer))
+            return
+        # The person does not wait for the disk: the answer says that it is not landed yet, and it goes on being.
+        self.counts["not_landed"] = self.counts.get("not_landed", 0) + 1
+        done(_encode(answer).replace(*_NOT_LANDED))
+
+    def _repeated(self, request_id: str, digest: bytes, done: Done, durable: "asyncio.Future[Kept]") -> None:
+        """The answer that a request id has; 409 where it is another request's."""
+        if durable.cancelled() or (error := durable.exception()) is not None:
+            reason = "the service stops" if durable.cancelled() else error
+            done(BadRequestError(503, f"The decision could not be made durable: {reason}"))
+            return
+        kept = durable.result()
+        if kept.digest != digest:
+            problem = FactProblem(
+                "/request_id", "conflict", f"{request_id} was another request", "give every request its own id"
+            )
+            done(BadRequestError(409, "The request id was used before, with another body.", [problem]))
+            return
+        answer = _encode(record_of(kept.record).answer)
+        done(answer if kept.landed else answer.replace(*_NOT_LANDED))
 
     def record(self, request_id: str) -> Record | None:
         """The record of a decision."""
         raw = self.answers.record(request_id)
         return None if raw is None else record_of(raw)
-
-    async def _durable(self, future: "asyncio.Future[Kept]") -> Kept:
-        try:
-            return await future
-        except BusyError as error:
-            raise BadRequestError(503, f"The decision could not be made durable: {error}") from None
-
-    def _same(self, request_id: str, digest: bytes, kept: Kept) -> bytes:
-        """The answer that a request id has; 409 where it is another request's."""
-        if kept.digest != digest:
-            problem = FactProblem(
-                "/request_id", "conflict", f"{request_id} was another request", "give every request its own id"
-            )
-            raise BadRequestError(409, "The request id was used before, with another body.", [problem])
-        answer = _encode(record_of(kept.record).answer)
-        return answer if kept.landed else answer.replace(*_NOT_LANDED)
