@@ -10,6 +10,9 @@ from ..fraud.tree import Fact
 from ..settings import Settings
 from .judge import FeatureSource
 
+STALE_SECONDS = 0.005
+"""How late a decision may see what the stream has written: asking the store each time would cost as much as deciding."""
+
 
 def state_path(settings: Settings, entity: str) -> Path:
     """The file of an entity's online state."""
@@ -49,7 +52,7 @@ class StateFile:
         if self._state is None:
             if not self.path.exists():
                 raise FileNotFoundError(self.path)
-            self._state = OnlineFeatures(self.entity, self.path)
+            self._state = OnlineFeatures(self.entity, self.path, stale_seconds=STALE_SECONDS)
         try:
             return self._state.features(key, moment, names)
         except sqlite3.Error:
@@ -70,5 +73,5 @@ class StateRedis:
     def features(self, key: str | None, moment: int, names: frozenset[str] | None = None) -> Mapping[str, Fact]:
         """Features now; redis.RedisError where Redis does not answer, or has answered badly a moment ago."""
         if self._state is None:
-            self._state = OnlineFeatures(self.entity, self._store)
+            self._state = OnlineFeatures(self.entity, self._store, stale_seconds=STALE_SECONDS)
         return self._state.features(key, moment, names)

@@ -563,17 +563,15 @@ GROUP BY present"""
             self._parameters(start, end) | {"landing": _landing(inside)},
             name="events_due",
         ).rows
-        if not rows:
-            return set()
-        events = {asset_of(row["event"]) for row in rows if row["event"] in self.contracts}
-        return events | ({DUPLICATES} if any(row["reason"] != "contract" for row in rows) else set()) | {REJECTED}
+        due = {DUPLICATES} if any(row["reason"] != "contract" for row in rows) else set()
+        if sums and rows:
+            due |= {asset_of(row["event"]) for row in rows} & events | {REJECTED}
+        return due
 
     def _judge(self, wanted: set[str], done: Materialized, log: Log) -> None:
-        """The accepted rows of the wanted events, and the duplicates: independent of each other, so side by side."""
+        """The duplicates, and then the accepted rows of the wanted events: independent of each other, so side by side."""
         start, end = done.start, done.end
         work: list[tuple[str, str]] = []
-        if DUPLICATES in wanted:
-            work.append((DUPLICATES, sql.duplicates_statement(self.tables)))
         parameters = self._parameters(start, end)
         filled = self._filled(start, end)
         for name, contract in self.contracts.items():
@@ -589,6 +587,8 @@ GROUP BY present"""
             return piece
 
         before = time.monotonic()
+        if DUPLICATES in wanted:
+            done.pieces[DUPLICATES] = run(DUPLICATES, sql.duplicates_statement(self.tables))
         with ThreadPoolExecutor(PARALLEL_STATEMENTS, thread_name_prefix="statement") as pool:
             futures = [pool.submit(run, asset, statement) for asset, statement in work]
             try:

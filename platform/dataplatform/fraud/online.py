@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Context, Decimal
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -39,18 +40,22 @@ class _Series:
     """The events of one entity that one filter lets pass and that have a value, in order of (happened, known, id)."""
 
     order: list[tuple[int, int, str]] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)
+    """When each happened: what windows are looked up in."""
     values: list[Any] = field(default_factory=list)
     sums: list[int] = field(default_factory=lambda: [0])
 
     def add(self, place: tuple[int, int, str], value: Any, exact: int | None) -> None:
         if not self.order or place > self.order[-1]:
             self.order.append(place)
+            self.times.append(place[0])
             self.values.append(value)
             if exact is not None:
                 self.sums.append(self.sums[-1] + exact)
             return
         at = bisect_left(self.order, place)
         self.order.insert(at, place)
+        self.times.insert(at, place[0])
         self.values.insert(at, value)
         if exact is not None:
             self.sums.insert(at + 1, self.sums[at] + exact)
@@ -59,9 +64,9 @@ class _Series:
 
     def forget(self, before: int) -> None:
         """Drop the events that happened before a moment."""
-        at = bisect_left(self.order, (before,))
+        at = bisect_left(self.times, before)
         if at > 64 and at > len(self.order) // 2:
-            del self.order[:at], self.values[:at], self.sums[:at]
+            del self.order[:at], self.times[:at], self.values[:at], self.sums[:at]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +94,22 @@ class _Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """What to look at for some features: streams with their features (place of series, type of column), and ratios."""
+class _Windowed:
+    """A feature with a window, ready to be read."""
 
-    streams: tuple[
-        tuple[_Stream, tuple[tuple[Feature, int, str], ...], tuple[tuple[Feature, int], ...]],
-        ...,
-    ]
+    feature: Feature
+    name: str
+    series: int
+    window: int
+    held: str
+    """Type of the column that it is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to look at for some features: streams with their features (those over all of history apart), and ratios."""
+
+    streams: tuple[tuple[_Stream, tuple[_Windowed, ...], tuple[tuple[Feature, int], ...]], ...]
     ratios: tuple[Feature, ...]
 
 
@@ -107,9 +121,17 @@ class OnlineFeatures:
     """
 
     def __init__(
-        self, entity: EntityFeatures, store: Store | Path | None = None, *, max_entities: int = MAX_ENTITIES
+        self,
+        entity: EntityFeatures,
+        store: Store | Path | None = None,
+        *,
+        max_entities: int = MAX_ENTITIES,
+        stale_seconds: float = 0.0,
     ) -> None:
+        """`stale_seconds`: how long what another process has written may go unseen by `features`."""
         self.entity = entity
+        self.stale_seconds = stale_seconds
+        self._looked_at = 0.0
         self.max_entities = max_entities
         self._streams, self._by_event = _streams(entity)
         self._plans: dict[frozenset[str] | None, _Plan] = {}
@@ -164,7 +186,10 @@ class OnlineFeatures:
         found: dict[str, Fact] = {}
         if key is None:
             return {feature.name: None for feature in self.entity.features}
-        self._refresh()
+        now = monotonic()
+        if now - self._looked_at >= self.stale_seconds:
+            self._looked_at = now
+            self._refresh()
         plan = self._plans.get(names)
         if plan is None:
             plan = self._plans[names] = self._plan(names)
@@ -181,8 +206,17 @@ class OnlineFeatures:
         for stream, windowed, firsts in plan.streams:
             if windowed:
                 series = self._series(stream, key)
-                for feature, position, held in windowed:
-                    found[feature.name] = _aggregate(feature, series[position], moment, held)
+                for each in windowed:
+                    one = series[each.series]
+                    seen = one.times
+                    high = len(seen)
+                    if high and seen[-1] >= moment:
+                        high = bisect_left(seen, moment)
+                    low = bisect_left(seen, moment - each.window, 0, high)
+                    feature = each.feature
+                    found[each.name] = (
+                        _aggregate(feature, one, low, high, moment, each.held) if low < high else feature.no_data
+                    )
             if firsts:
                 times = self._firsts(stream, key)
                 for feature, position in firsts:
@@ -200,7 +234,13 @@ class OnlineFeatures:
         streams = []
         for stream in self._streams:
             windowed = tuple(
-                (feature, position, self.entity.columns[feature.event].get(feature.of, ""))
+                _Windowed(
+                    feature,
+                    feature.name,
+                    position,
+                    feature.window or 0,
+                    self.entity.columns[feature.event].get(feature.of, ""),
+                )
                 for feature, position in stream.features
                 if names is None or feature.name in names
             )
@@ -401,20 +441,15 @@ def _add(stream: _Stream, series: list[_Series], place: tuple[int, int, str], va
             each.add(place, value, exact)
 
 
-def _aggregate(feature: Feature, series: _Series, moment: int, held: str) -> Fact:
-    assert feature.window is not None
-    low = bisect_left(series.order, (moment - feature.window,))
-    high = bisect_left(series.order, (moment,))
-    if low == high:
-        return feature.no_data
+def _aggregate(feature: Feature, series: _Series, low: int, high: int, moment: int, held: str) -> Fact:
+    """The value from the part [low, high) of a series, which is not empty."""
     match feature.aggregation:
         case "count":
             return high - low
         case "count_distinct":
             return len(set(series.values[low:high]))
         case "sum" | "mean":
-            total = series.sums[high] - series.sums[low]
-            return _total(feature, held, total, high - low)
+            return _total(feature, held, series.sums[high] - series.sums[low], high - low)
         case "min":
             return _converted(min(series.values[low:high]), feature.type)
         case "max":
@@ -422,9 +457,9 @@ def _aggregate(feature: Feature, series: _Series, moment: int, held: str) -> Fac
         case "last":
             return _converted(series.values[high - 1], feature.type)
         case "time_since_first":
-            return _elapsed(feature, moment - series.order[low][0])
+            return _elapsed(feature, moment - series.times[low])
         case _:
-            return _elapsed(feature, moment - series.order[high - 1][0])
+            return _elapsed(feature, moment - series.times[high - 1])
 
 
 def _total(feature: Feature, held: str, total: int, count: int) -> Scalar:
