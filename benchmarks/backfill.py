@@ -78,9 +78,9 @@ def main() -> None:
             for due in stream.due(end):
                 stream.materialise(due.assets, START, end)
             parameters = {"start": START, "end": end, "lookback_hours": settings.lookback_hours}
-            statements = [sql.accepted_statement(contract, stream.tables) for contract in contracts.values()]
-            statements += [
+            statements = [
                 sql.duplicates_statement(stream.tables),
+                *(sql.accepted_statement(contract, stream.tables) for contract in contracts.values()),
                 sql.ledger_statement(contracts.values(), stream.tables),
             ]
             landing = stream._parameters(START, end) | {"started_at": START}

@@ -95,7 +95,7 @@ def main() -> None:
             reach = "look-back" if lookback else "hour"
             what = f"{label}: {reach}, {'its cluster' if one_event else 'every event'}{', with payload' if 'payload' in columns else ''}"
             print(f"{what:60}{size / 1e6:10.2f}{size / own:10.2f}")
-    print("\nThe look-back is read without payloads: ids, times and places, of 169 hours.")
+    print("\nThe look-back is read once for all events, without payloads: ids, times and places of 169 hours.")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import argparse
 import json
 import random
 import shutil
-import sys
 import tempfile
 import time
 import uuid
@@ -352,6 +351,7 @@ def measure(rows: int, runs: int, folder: Path, *, port: int, grpc_port: int, se
         TableSpec("events_raw", "staging", received.STAGING_SCHEMA),
         TableSpec("events_raw", "received", received.RECEIVED_SCHEMA, "hour", clustering=("event", "event_id")),
         TableSpec("events", "rejected", received.REJECTED_SCHEMA, "hour", clustering=("event",)),
+        TableSpec("events", "duplicates", received.DUPLICATES_SCHEMA, "hour", clustering=("event",)),
         TableSpec("events", measured.name, schema, "hour"),
         *(TableSpec("events", name, nullable, "hour") for name in peers),
     ]
@@ -401,7 +401,8 @@ def measure(rows: int, runs: int, folder: Path, *, port: int, grpc_port: int, se
     run("landed files into received (with 10% others)", load, None, 1)
     run("same SELECT, nothing checked", lambda: warehouse.script(bare_statement(measured, tables, tables.event("bare")), RANGE),
         tables.event("bare"))  # fmt: skip
-    run("compiled: accepted rows", lambda: warehouse.script(sql.accepted_statement(measured, tables), RANGE),
+    work = [sql.duplicates_statement(tables), sql.accepted_statement(measured, tables)]
+    run("compiled: duplicates and accepted rows", lambda: [warehouse.script(text, RANGE) for text in work],
         tables.event(measured.name))  # fmt: skip
     rejected = sql.rejected_scripts({measured.name: measured}, [measured.name], tables)
     run("compiled: rejected rows with all reasons", lambda: [warehouse.script(text, RANGE) for text in rejected],
@@ -421,7 +422,7 @@ def measure(rows: int, runs: int, folder: Path, *, port: int, grpc_port: int, se
         results[name][0]
         for name in (
             "same SELECT, nothing checked",
-            "compiled: accepted rows",
+            "compiled: duplicates and accepted rows",
             "compiled: rejected rows with all reasons",
             "pydantic row by row, Arrow, Parquet, load job",
         )
@@ -439,7 +440,7 @@ def measure(rows: int, runs: int, folder: Path, *, port: int, grpc_port: int, se
         results[name][1]
         for name in (
             "same SELECT, nothing checked",
-            "compiled: accepted rows",
+            "compiled: duplicates and accepted rows",
             "pydantic row by row, Arrow, Parquet, load job",
         )
     )
@@ -453,11 +454,12 @@ def measure(rows: int, runs: int, folder: Path, *, port: int, grpc_port: int, se
             scanned.SHARES.format(received=tables.received), {k: RANGE[k] for k in ("start", "end")}
         ).rows
     ]
-    read = scanned.accepted_bytes(shares, measured.name, START, RANGE["end"], 168)  # type: ignore[arg-type]
-    own = scanned.table_bytes(shares, START, RANGE["end"], measured.name)  # type: ignore[arg-type]
+    read = scanned.table_bytes(shares, START, RANGE["end"], measured.name)  # type: ignore[arg-type]
+    ids = scanned.duplicates_bytes(shares, START, RANGE["end"], 168)  # type: ignore[arg-type]
     whole = scanned.table_bytes(shares, START, RANGE["end"])  # type: ignore[arg-type]
     print(
-        f"bytes read (modelled)                 {read / 1e6:,.1f} MB: {read / own:.2f} of the event's own share, {read / whole:.2f} of the hour"
+        f"bytes read (modelled)                 {read / 1e6:,.1f} MB by the event's statement, {read / whole:.2f} of the hour;"
+        f" {ids / 1e6:,.1f} MB once for the duplicates of all events"
     )
 
 
@@ -469,4 +471,4 @@ def cpu_seconds(pid: int) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -62,11 +62,11 @@ class Tables:
         self.warehouse.script(sql.received_statement(staging, self.names), parameters or RANGE)
 
     def materialize(self, parameters: dict[str, Any] | None = None, rejecting: Iterable[str] | None = None) -> None:
-        """All events of a range: accepted, duplicates, rejected."""
+        """All events of a range: duplicates, accepted, rejected."""
         parameters = parameters or RANGE
+        self.warehouse.script(sql.duplicates_statement(self.names), parameters)
         for contract in self.contracts.values():
             self.warehouse.script(sql.accepted_statement(contract, self.names), parameters)
-        self.warehouse.script(sql.duplicates_statement(self.names), parameters)
         names = [*self.contracts, "no_such_event"] if rejecting is None else rejecting
         for script in sql.rejected_scripts(self.contracts, names, self.names):
             self.warehouse.script(script, parameters)

@@ -162,3 +162,22 @@ def test_a_server_killed_in_the_middle_of_a_statement(warehouse: Warehouse, bigq
         bigquery.start()
     assert warehouse.query("SELECT 1 AS one").rows == [{"one": 1}]
     assert warehouse.cancel(stream="test") == []
+
+
+def test_values_looked_up_together_are_those_looked_up_alone(warehouse: Warehouse) -> None:
+    """The embedded server reads several look-ups in one text at once; what they give is the same."""
+    texts = ['{"a": 1, "b": "x", "c": {"d": [1, null]}}', '{"b": null, "c": {"d": "y"}}', "{}", "[1]"]
+    rows = ", ".join(f"STRUCT({number} AS number, '{text}' AS text)" for number, text in enumerate(texts))
+    looked_up = [
+        "JSON_VALUE(t.text, '$.a')", "JSON_VALUE(t.text, '$.b')", "JSON_QUERY(t.text, '$.c')", "JSON_VALUE(t.text, '$.c.d')",
+        "JSON_QUERY(t.text, '$.c.d')", "SAFE_CAST(JSON_VALUE(t.text, '$.a') AS INT64)",
+    ]  # fmt: skip
+    source = f"FROM (SELECT number, text FROM UNNEST([{rows}])) AS t WHERE t.number < 10"
+    together = warehouse.query(
+        f"SELECT t.number, {', '.join(f'{text} AS c{n}' for n, text in enumerate(looked_up))} {source}"
+    ).rows
+    for n, text in enumerate(looked_up):
+        alone = warehouse.query(f"SELECT t.number, {text} AS c{n} {source}").rows
+        key = {row["number"]: row[f"c{n}"] for row in together}
+        assert key == {row["number"]: row[f"c{n}"] for row in alone}
+    assert {row["c3"] for row in together} == {None, "y"}

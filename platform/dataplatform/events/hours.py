@@ -552,10 +552,11 @@ GROUP BY present"""
         return f"`{self.warehouse.table_id('events_raw', table)}`"
 
     def _prerequisites(self, wanted: set[str], done: Materialized) -> set[str]:
-        """What the rejected and the ledger of the range stand on and is due there."""
+        """What the wanted assets of the range stand on and is due there: the duplicates; of rejected and ledger, all."""
         start, end = done.start, done.end
-        everything = {*map(asset_of, self.contracts), DUPLICATES}
-        if not wanted & {REJECTED, LEDGER} or wanted >= everything:
+        events = set(map(asset_of, self.contracts))
+        sums = wanted & {REJECTED, LEDGER}
+        if wanted >= (events | {DUPLICATES} if sums else {DUPLICATES}):
             return set()
         inside = [done.manifests[hour] for hour in hours_between(start, end)]
         rows = self.warehouse.query(

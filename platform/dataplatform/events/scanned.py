@@ -52,15 +52,14 @@ GROUP BY hour, event
 """Query that measures the shares of a range of hours; `{received}` is the table, quoted."""
 
 
-def accepted_bytes(shares: Iterable[Share], event: str, start: datetime, end: datetime, lookback_hours: int) -> int:
-    """Bytes that `sql.accepted_statement` reads: the event's ids of the look-back, its bodies of the range alone."""
+def duplicates_bytes(shares: Iterable[Share], start: datetime, end: datetime, lookback_hours: int) -> int:
+    """Bytes that `sql.duplicates_statement` reads, once for all events: the ids of the range and of its look-back."""
     earliest = start - timedelta(hours=lookback_hours)
-    own = [share for share in shares if share.event == event and earliest <= share.hour < end]
-    return sum(share.ids for share in own) + sum(share.bodies for share in own if share.hour >= start)
+    return sum(share.ids for share in shares if earliest <= share.hour < end)
 
 
 def table_bytes(shares: Iterable[Share], start: datetime, end: datetime, event: str | None = None) -> int:
-    """Bytes of the same columns of a range of hours: of one event (its own share), or of all."""
+    """Bytes of a range of hours that are read to judge it: of one event (what `sql.accepted_statement` reads), or of all."""
     return sum(
         share.ids + share.bodies for share in shares if start <= share.hour < end and event in (None, share.event)
     )

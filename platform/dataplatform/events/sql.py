@@ -9,8 +9,8 @@ What else a statement needs is named in its docstring. Order for one range:
 
     received_statement     staging → events_raw.received           (rows of the landed files)
     loaded_statement       events_raw.loads                        (which manifest was loaded, when)
-    accepted_statement     events.<name>, one an event             (any order, may run at the same time)
     duplicates_statement   events.duplicates
+    accepted_statement     events.<name>, one an event             (any order, may run at the same time)
     counts_statement       a query: what is left must be rejected, so its events are compiled into the next
     rejected_scripts       events.rejected
     ledger_statement       events.ledger                           (last: a ledger row says that the hour is done)
@@ -93,6 +93,8 @@ def loaded_statement(tables: Tables) -> str:
 def accepted_statement(contract: EventContract, tables: Tables) -> str:
     """One event's accepted rows of the range: validated, de-duplicated, flattened, replacing the range in its table.
 
+    Run it after `duplicates_statement`: which rows are duplicates is told once for all events, because it takes a look at
+    the ids of the whole look-back, and an event's own statement then reads the range alone.
     A script, not one MERGE. Rows are judged before the transaction, into a temporary table: engines like to push a
     condition on what was read from JSON down to where it is read, and then read it twice. And where BigQuery replaces
     whole partitions by DELETE for nothing, the embedded server makes the rows of a MERGE twice.
@@ -104,7 +106,7 @@ def accepted_statement(contract: EventContract, tables: Tables) -> str:
 -- {contract.name} {contract.version}: accepted events, one row each.
 CREATE TEMP TABLE judged AS
 WITH
-{duplicate_rows(tables, f"event = {literal(contract.name)}")},
+{duplicate_rows(tables, f"event = {literal(contract.name)} AND ")},
   fresh AS (
     SELECT r.event_id, r.event, r.received_at, r.hour, r.payload
     FROM {tables.received} AS r
@@ -141,35 +143,18 @@ def minds_inexact(contract: EventContract) -> str:
       )"""
 
 
-def duplicate_rows(tables: Tables, condition: str) -> str:
+def duplicate_rows(tables: Tables, condition: str = "") -> str:
     """Common table expression `duplicate` (hour, file, line): rows of the range whose id was received before."""
-    # A clustered table is only read in part where a constant says so; a join with what was found does not.
-    again = "" if condition == "TRUE" else f"r.{condition} AND "
     return f"""\
-  again AS (  -- ids that were received more than once
-    SELECT event, event_id
-    FROM {tables.received}
-    WHERE {condition} AND event_id IS NOT NULL
-      AND hour >= TIMESTAMP_SUB(@start, INTERVAL @lookback_hours HOUR) AND hour < @end
-    GROUP BY event, event_id
-    HAVING COUNT(*) > 1
-  ),
-  repeated AS (
-    SELECT r.hour, r.file, r.line,
-      LAG(r.hour) OVER (PARTITION BY r.event, r.event_id ORDER BY r.received_at, r.file, r.line) AS before
-    FROM {tables.received} AS r
-    JOIN again ON again.event = r.event AND again.event_id = r.event_id
-    WHERE {again}r.hour >= TIMESTAMP_SUB(@start, INTERVAL @lookback_hours HOUR) AND r.hour < @end
-  ),
   duplicate AS (
     SELECT hour, file, line
-    FROM repeated
-    WHERE hour >= @start AND before >= TIMESTAMP_SUB(hour, INTERVAL @lookback_hours HOUR)
+    FROM {tables.duplicates}
+    WHERE {condition}hour >= @start AND hour < @end
   )"""
 
 
 def duplicates_statement(tables: Tables) -> str:
-    """All events' duplicates of the range into `events.duplicates` (contracts are not needed for it)."""
+    """All events' duplicates of the range into `events.duplicates` (contracts are not needed for it); run it first."""
     return written("duplicates", tables)
 
 
@@ -254,7 +239,7 @@ LEFT JOIN accepted AS a ON a.event = r.event AND a.event_id = r.event_id AND a.h
 -- Duplicates are decided before anything else; an event is either a duplicate, or accepted, or rejected.
 CREATE TEMP TABLE fresh AS
 WITH
-{duplicate_rows(tables, "TRUE")}{listed}
+{duplicate_rows(tables)}{listed}
 SELECT r.event, r.hour, r.file, r.line, r.payload, r.faults, {readable()} AS readable
 FROM {tables.received} AS r
 LEFT JOIN duplicate AS d ON d.hour = r.hour AND d.file = r.file AND d.line = r.line{joined}

@@ -40,6 +40,7 @@ def main() -> None:
     quick_lookups()
     quick_columns()
     quick_starts()
+    shared_lookups()
     end_lost_jobs()
 
     import uvicorn
@@ -170,6 +171,67 @@ def quick_starts() -> None:
 
     query.execute = execute
 
+
+def shared_lookups() -> None:
+    """What a SELECT looks up in one JSON text is read from it at once: DuckDB parses the whole text for every single look-up."""
+    from local_bigquery.sql.rules import NODE_RULES
+    from sqlglot import exp
+
+    def look_up(projection: Any) -> Any:
+        """The look-up of a constant path that a projection is, bare or converted to a type."""
+        found = projection.unalias()
+        while isinstance(found, exp.Cast):
+            found = found.this
+        path = found.args.get("expression")
+        known = isinstance(found, exp.JSONExtract | exp.JSONExtractScalar) and isinstance(path, exp.JSONPath)
+        simple = known and all(isinstance(part, exp.JSONPathRoot | exp.JSONPathKey) for part in path.expressions)
+        return found if simple and len(path.expressions) > 1 else None
+
+    def share(node: Any, _context: Any) -> Any:
+        if (
+            not isinstance(node, exp.Select)
+            or node.is_star
+            or any(node.args.get(key) for key in node.args.keys() - PLAIN)
+        ):
+            return node
+        by_text: dict[str, list[Any]] = {}
+        for projection in node.expressions:
+            if found := look_up(projection):
+                by_text.setdefault(found.this.sql(), []).append(found)
+        shared = [found for found in by_text.values() if len(found) >= FEWEST_SHARED]
+        source = node.args.get("from_")
+        if not shared or source is None or not isinstance(source.this, exp.Table | exp.Subquery):
+            return node
+        inner = exp.Select(expressions=[exp.Star()], from_=source, where=node.args.get("where"))
+        for number, found in enumerate(shared):
+            paths = exp.Array(expressions=[one.expression for one in found])
+            read = exp.Anonymous(this="json_extract", expressions=[found[0].this.copy(), paths])
+            inner.append("expressions", exp.alias_(read, f"__read{number}"))
+            for index, one in enumerate(found, 1):
+                column = exp.column(f"__read{number}")
+                part = exp.Anonymous(this="list_extract", expressions=[column, exp.Literal.number(index)])
+                if isinstance(one, exp.JSONExtractScalar):
+                    one.set("this", part)
+                    one.set("expression", exp.JSONPath(expressions=[exp.JSONPathRoot()]))
+                else:
+                    one.replace(part)
+        node.set("where", None)
+        node.set(
+            "from_",
+            exp.From(
+                this=exp.Subquery(
+                    this=inner, alias=exp.TableAlias(this=exp.to_identifier(source.alias_or_name or "__source"))
+                )
+            ),
+        )
+        return node
+
+    NODE_RULES.append(share)
+
+
+PLAIN = {"with_", "expressions", "from_", "where"}
+"""Parts of a SELECT that reads one thing."""
+FEWEST_SHARED = 3
 
 REQUIRED = """
 SELECT column_name

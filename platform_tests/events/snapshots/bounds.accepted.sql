@@ -1,25 +1,10 @@
 -- bounds_thing_test 1.0: accepted events, one row each.
 CREATE TEMP TABLE judged AS
 WITH
-  again AS (  -- ids that were received more than once
-    SELECT event, event_id
-    FROM `shop.events_raw.received`
-    WHERE event = 'bounds_thing_test' AND event_id IS NOT NULL
-      AND hour >= TIMESTAMP_SUB(@start, INTERVAL @lookback_hours HOUR) AND hour < @end
-    GROUP BY event, event_id
-    HAVING COUNT(*) > 1
-  ),
-  repeated AS (
-    SELECT r.hour, r.file, r.line,
-      LAG(r.hour) OVER (PARTITION BY r.event, r.event_id ORDER BY r.received_at, r.file, r.line) AS before
-    FROM `shop.events_raw.received` AS r
-    JOIN again ON again.event = r.event AND again.event_id = r.event_id
-    WHERE r.event = 'bounds_thing_test' AND r.hour >= TIMESTAMP_SUB(@start, INTERVAL @lookback_hours HOUR) AND r.hour < @end
-  ),
   duplicate AS (
     SELECT hour, file, line
-    FROM repeated
-    WHERE hour >= @start AND before >= TIMESTAMP_SUB(hour, INTERVAL @lookback_hours HOUR)
+    FROM `shop.events.duplicates`
+    WHERE event = 'bounds_thing_test' AND hour >= @start AND hour < @end
   ),
   fresh AS (
     SELECT r.event_id, r.event, r.received_at, r.hour, r.payload

@@ -1,25 +1,10 @@
 -- Duplicates are decided before anything else; an event is either a duplicate, or accepted, or rejected.
 CREATE TEMP TABLE fresh AS
 WITH
-  again AS (  -- ids that were received more than once
-    SELECT event, event_id
-    FROM `shop.events_raw.received`
-    WHERE TRUE AND event_id IS NOT NULL
-      AND hour >= TIMESTAMP_SUB(@start, INTERVAL @lookback_hours HOUR) AND hour < @end
-    GROUP BY event, event_id
-    HAVING COUNT(*) > 1
-  ),
-  repeated AS (
-    SELECT r.hour, r.file, r.line,
-      LAG(r.hour) OVER (PARTITION BY r.event, r.event_id ORDER BY r.received_at, r.file, r.line) AS before
-    FROM `shop.events_raw.received` AS r
-    JOIN again ON again.event = r.event AND again.event_id = r.event_id
-    WHERE r.hour >= TIMESTAMP_SUB(@start, INTERVAL @lookback_hours HOUR) AND r.hour < @end
-  ),
   duplicate AS (
     SELECT hour, file, line
-    FROM repeated
-    WHERE hour >= @start AND before >= TIMESTAMP_SUB(hour, INTERVAL @lookback_hours HOUR)
+    FROM `shop.events.duplicates`
+    WHERE hour >= @start AND hour < @end
   ),
   accepted AS (  -- an id is accepted once in a range and its look-back
     SELECT event, event_id, hour FROM `shop.events.no_thing_test` WHERE hour >= @start AND hour < @end
