@@ -47,7 +47,10 @@ def main() -> None:
         start_seconds=120,
     )
     mongo = Server(
-        "mongo", mongo_command(folder / "m", mongo_port, cache="1G"), log=folder / "log", ready_port=mongo_port
+        "mongo",
+        [*mongo_command(folder / "m", mongo_port, cache="1G"), "--oplog-max-entries", "3000000"],
+        log=folder / "log",
+        ready_port=mongo_port,
     )
     bigquery.start()
     mongo.start()
@@ -62,7 +65,8 @@ def main() -> None:
             bigquery_grpc_endpoint=f"127.0.0.1:{grpc}",
             connections={"bench": f"mongodb://127.0.0.1:{mongo_port}/"},
         )
-        refresh(settings, mongo, arguments.documents)
+        if arguments.documents:
+            refresh(settings, mongo, arguments.documents)
         merges(settings, arguments.merge_rows)
     finally:
         mongo.kill()
@@ -111,11 +115,14 @@ def refresh(settings: Settings, mongo: Server, documents: int) -> None:
         started, used = time.perf_counter(), cpu(mongo)
         capture_once(settings, print)
         used = cpu(mongo) - used
+        print(f"  captured in {time.perf_counter() - started:.1f} s", flush=True)
         an_hour_ago(settings)
         apply()
         return time.perf_counter() - started, used
 
+    print(f"{documents:,} documents inserted", flush=True)
     initial = timed()
+    print(f"first snapshot and tables: {initial[0]:.0f} s", flush=True)
     changed = keys[-documents // 100 :]
     for key in changed:
         docs.update_one({"_id": key}, {"$inc": {"n": 1}})

@@ -97,3 +97,9 @@ def test_named_values(value: object, text: str) -> None:
 def test_what_is_no_bson_type_is_an_error() -> None:
     with pytest.raises(TypeError, match="set is not a BSON type"):
         canonical({"a": {1}})
+
+
+def test_text_that_is_no_utf_8() -> None:
+    """Servers do not look whether text is UTF-8. One such document must not stop a stream."""
+    broken = bson.encode({"_id": "broken", "text": "abcd"}).replace(b"abcd", b"ab\xff\xfe")
+    assert canonical(bson.decode(broken, CODEC)) == '{"_id":"broken","text":"ab\ufffd\ufffd"}'

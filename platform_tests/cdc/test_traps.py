@@ -410,3 +410,16 @@ def test_operation_time_is_of_the_source(lab: Lab) -> None:
     before = operation_time(lab.client)
     lab.db.docs.insert_one({})
     assert operation_time(lab.client) > before
+
+
+def test_documents_of_almost_16_mib_in_snapshot_and_stream(lab: Lab) -> None:
+    """Answers of several such documents do not fit a message of this server: they are asked for in smaller numbers."""
+    lab.contract("docs", "snapshot: {documents_per_second: 1000}\n")
+    lab.db.docs.insert_many([{"_id": n, "small": n} for n in range(300)])
+    for n in range(300, 304):
+        lab.db.docs.insert_one({"_id": n, "body": "y" * 15_000_000})
+    lab.capture()
+    lab.assert_landed("docs")
+    lab.db.docs.update_many({"_id": {"$gte": 300}}, {"$set": {"seen": True}})
+    lab.capture()
+    lab.assert_landed("docs")

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pymongo import ASCENDING, MongoClient
-from pymongo.errors import ConnectionFailure, CursorNotFound, OperationFailure
+from pymongo.errors import ConnectionFailure, CursorNotFound, OperationFailure, ProtocolError
 from pymongo.read_concern import ReadConcern
 
 from ..contracts.collections import CollectionContract
@@ -23,7 +23,9 @@ from .state import CollectionState, PositionFile, Snapshot, UnitState, floor_hou
 
 _log = logging.getLogger(__name__)
 
-BATCH_DOCUMENTS = 100
+BATCH_SECONDS = 1 / 8
+BATCH_BYTES = 8 << 20
+"""One answer holds what the rate limit allows in so many seconds, and about so many bytes: it is read at once."""
 CHUNK_BYTES = 32 << 20
 _CURSOR_ATTEMPTS = 20
 
@@ -69,12 +71,12 @@ def read_in_order(
     collection = client[contract.database].get_collection(
         contract.collection, codec_options=CODEC, read_concern=ReadConcern("majority")
     )
-    attempts = 0
+    attempts, batch = 0, batch_documents(contract.snapshot.documents_per_second, _average_bytes(client, contract))
     while True:
         with client.start_session(
             causal_consistency=False
         ) as session:  # it knows the operation time of the last answer
-            cursor = collection.find({}, batch_size=BATCH_DOCUMENTS, session=session).sort("_id", ASCENDING)
+            cursor = collection.find({}, batch_size=batch, session=session).sort("_id", ASCENDING)
             if after is not None:
                 cursor = cursor.min([("_id", parse(after))]).hint([("_id", ASCENDING)])
             try:
@@ -92,12 +94,31 @@ def read_in_order(
                     raise
                 _log.warning("snapshot of %s: the cursor was lost (%s); reading on", contract.namespace, error)
                 time.sleep(min(5.0, 0.2 * attempts))
+            except ProtocolError as error:
+                # An answer larger than the protocol allows: a server that counts documents and not bytes.
+                if batch == 1:
+                    raise
+                batch = max(1, batch // 10)
+                _log.warning("snapshot of %s: %s; reading %d at a time", contract.namespace, error, batch)
             except OperationFailure as error:
                 if error.code in _DROPPED_UNDER_IT:
                     return
                 raise
             finally:
                 cursor.close()
+
+
+def batch_documents(documents_per_second: float, average_bytes: float) -> int:
+    """How many documents to ask for at once."""
+    return int(max(1, min(1000, documents_per_second * BATCH_SECONDS, BATCH_BYTES / max(average_bytes, 1))))
+
+
+def _average_bytes(client: MongoClient[dict[str, Any]], contract: CollectionContract) -> float:
+    """Size of the collection's documents, a guess where the user may not ask for it."""
+    try:
+        return float(client[contract.database].command("collStats", contract.collection).get("avgObjSize", 1000))
+    except OperationFailure:
+        return 1000.0
 
 
 _DROPPED_UNDER_IT = frozenset({175, 237})
