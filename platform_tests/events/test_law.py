@@ -8,6 +8,7 @@ table equals the model.
 import contextlib
 import random
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,18 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from law_model import random_payload
-from small_project import CLICK, HOUR, START, Project
+from small_project import CLICK, HOUR, Project
+from small_project import START as MIDNIGHT
 
+from dataplatform.due import Due
+from dataplatform.events import sql
 from dataplatform.events.hours import DUPLICATES, LANDING, LEDGER, RECEIVED, REJECTED, asset_of
+from dataplatform.warehouse.client import Typed
 
 LOOKBACK = 5
 HOURS = 9
+START = MIDNIGHT + timedelta(hours=20)
+"""So that the hours belong to two days."""
 
 
 class Crash(Exception):
@@ -69,21 +76,46 @@ def materialise_some(project: Project, rng: random.Random) -> None:
         )
 
 
+def asked_of_all(project: Project) -> list[Due]:
+    """What is due, by asking about every hour there is."""
+    stream = project.stream
+    end = START + HOURS * HOUR
+    closed = {hour: manifest for hour, manifest in stream.landing.manifests(START).items() if hour < end}
+    parameters = {
+        "start": START,
+        "end": end,
+        "lookback_hours": LOOKBACK,
+        "landing": Typed(
+            "ARRAY<STRUCT<hour TIMESTAMP, digest STRING>>",
+            [{"hour": hour, "digest": manifest.digest} for hour, manifest in closed.items()],
+        ),
+    }
+    statement = sql.due_statement(stream.contracts.values(), stream.tables)
+    return stream.plan(stream.warehouse.query(statement, parameters).rows, closed)
+
+
+def due(project: Project) -> list[Due]:
+    """What is due, by asking about the days that can differ from the look before: the same as by asking about all."""
+    found = project.stream.due(START + HOURS * HOUR, whole=False)
+    assert found == asked_of_all(project)
+    return found
+
+
 def settle(project: Project, rng: random.Random) -> None:
     """Everything that is due, until nothing is; in the order of time or not."""
     stream = project.stream
     end = START + HOURS * HOUR
     stream.close(end)
     for _ in range(6):
-        due = stream.due(end)
-        if not due:
+        pieces = due(project)
+        if not pieces:
             return
-        rng.shuffle(due)
-        for piece in due:
+        rng.shuffle(pieces)
+        for piece in pieces:
             assert piece.start is not None
             assert piece.end is not None
             stream.materialise(piece.assets, piece.start, piece.end)
-    raise AssertionError(f"still due: {stream.due(end)}")
+    raise AssertionError(f"still due: {due(project)}")
 
 
 def run(project: Project, seed: int, steps: int) -> None:
@@ -93,6 +125,8 @@ def run(project: Project, seed: int, steps: int) -> None:
         land_some(project, rng, ids)
         if rng.random() < 0.5:
             materialise_some(project, rng)
+            if project.hours():
+                due(project)
         if step == steps // 2:
             wider = (
                 CLICK.replace("  - {name: place", "  - {name: unheard_of, type: JSON}\n  - {name: place")

@@ -12,6 +12,7 @@ from small_project import CLICK, HOUR, Project, click
 
 from dataplatform.events.assets import event_definitions
 from dataplatform.runs import RANGE_END_TAG, RANGE_START_TAG, STREAM_TAG, parse_partition_key
+from dataplatform.settings import Settings
 
 
 @pytest.fixture
@@ -45,6 +46,11 @@ def test_hours_that_are_over_and_changed_contracts_are_asked_for_once(project: P
         assert project.catch_up(first + 3 * HOUR).ok
         for sensor in ("events_hour_closed", "events_hour_reopened", "events_contract_changed"):
             assert not tick(project, sensor, instance).run_requests
+        # Where nothing happened since, the warehouse is not even asked.
+        asked, project.settings = project.settings, away(project)
+        for sensor in ("events_hour_closed", "events_hour_reopened", "events_contract_changed"):
+            assert tick(project, sensor, instance).skip_message == "nothing is due"
+        project.settings = asked
         # A changed contract is asked for by event.
         project.write("events/shop/click_item_shop.yaml", CLICK.replace("[list, detail]", "[list, detail, map]"))
         (changed,) = tick(project, "events_contract_changed", instance).run_requests
@@ -65,11 +71,16 @@ def test_hours_that_are_over_and_changed_contracts_are_asked_for_once(project: P
         assert "at work" in skipped.skip_message
 
 
+def away(project: Project) -> Settings:
+    """The project's settings, with a server that does not answer."""
+    return project.settings.model_copy(update={"bigquery_endpoint": "http://127.0.0.1:9"})
+
+
 def test_a_server_that_is_away_is_a_reason_not_a_crash(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataplatform.warehouse import client
 
     monkeypatch.setattr(client, "RECONNECT_SECONDS", 0.3)
-    project.settings = project.settings.model_copy(update={"bigquery_endpoint": "http://127.0.0.1:9"})
+    project.settings = away(project)
     project.land(project.settings.first_hour, [click("a")])
     with dg.DagsterInstance.ephemeral() as instance:
         data = tick(project, "events_hour_closed", instance)

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..contracts.bigquery import event_schema
@@ -21,6 +21,7 @@ from ..landing import HourState, Landing, Manifest, hour_of, open_landing
 from ..lease import Lease
 from ..settings import Settings
 from . import received, sql
+from .settled import Settled
 
 if TYPE_CHECKING:
     # Google's client takes longer to import than the rest of the definitions, and only runs and sensors need it.
@@ -227,6 +228,17 @@ class EventHours:
         return Lease(self.landing.conditional("materialising.json"))
 
     @property
+    def settled(self) -> Settled:
+        """Which days the next look at what is due may leave out."""
+        return Settled(self.landing.conditional("settled.json"), self.lease)
+
+    @property
+    def _settled_key(self) -> str:
+        digests = [self.contracts[name].digest for name in sorted(self.contracts)]
+        deciding = (self.tables, self.first_hour, self.settings.lookback_hours, digests)
+        return hashlib.sha256(repr(deciding).encode()).hexdigest()[:32]
+
+    @property
     def first_hour(self) -> datetime:
         return hour_of(self.settings.first_hour)
 
@@ -256,21 +268,29 @@ class EventHours:
 
     # What is due.
 
-    def due(self, until: datetime) -> list[Due]:
+    def due(self, until: datetime, *, whole: bool = True) -> list[Due]:
+        """What is due, as `due.Stream` has it. Not `whole`: the warehouse is asked only from the first day on that can differ
+        from the last look at it (`settled`), which gives the same and asks nothing at all where nothing happened.
+        """
         end = self.last_end(until)
         if end <= self.first_hour:
             return []
         manifests = self.landing.manifests(self.first_hour)
         closed = {hour: manifest for hour, manifest in manifests.items() if hour < end}
-        if not closed:
+        days, now = _days(closed), datetime.now(UTC)
+        look = self.settled.look(self._settled_key, days, now, whole=whole)
+        if look.start is None:
             return []
         # A look-up in tables that are not there yet would fail; and new columns show even if no hour is due.
-        self._ensure_tables()
+        if _made_anew(self._ensure_tables()):
+            look = self.settled.look(self._settled_key, days, now, whole=True)
+        asked = [manifest for hour, manifest in closed.items() if look.start is None or hour.date() >= look.start]
         rows = self.warehouse.query(
             sql.due_statement(self.contracts.values(), self.tables),
-            self._parameters(self.first_hour, end) | {"landing": _landing(closed.values())},
+            self._parameters(asked[0].hour, end) | {"landing": _landing(asked)},
             name="events_due",
         ).rows
+        self.settled.note(look, min((row["hour"].date() for row in rows), default=None))
         return self.plan(rows, closed)
 
     def plan(self, rows: Sequence[Mapping[str, Any]], manifests: Mapping[datetime, Manifest]) -> list[Due]:
@@ -448,11 +468,14 @@ GROUP BY present"""
         with self.lease.hold(owner or "dataplatform") as lease:
             # A statement that a killed run left behind may still be at work, on what was landed then.
             self.warehouse.cancel(except_runs=[owner] if owner else [], stream=self.name)
+            self.settled.lower(start.date())
             return self._materialise(set(assets), start, end, lease, log)
 
     def _materialise(self, wanted: set[str], start: datetime, end: datetime, lease: Lease, log: Log) -> Materialized:
         done = Materialized(start, end)
         done.changes = self._ensure_tables()
+        if _made_anew(done.changes):
+            self.settled.lower(self.first_hour.date())
         self._read_manifests(wanted, done)
         self._load(wanted, done, lease, log)
         if not wanted - {LANDING, RECEIVED}:
@@ -717,6 +740,19 @@ def describe_imbalance(row: Mapping[str, Any]) -> str:
         f"events.ledger: {row['event'] or '(no name)'} at {row['hour']:%Y-%m-%d %H}:00: received {row['received']} is not "
         f"accepted {row['accepted']} + rejected {row['rejected']} + duplicates {row['duplicates']}"
     )
+
+
+def _days(manifests: Mapping[datetime, Manifest]) -> dict[date, str]:
+    """What identifies the manifests of each day, for the mark of what is settled."""
+    days: dict[date, list[str]] = {}
+    for hour, manifest in manifests.items():
+        days.setdefault(hour.date(), []).append(f"{hour.hour} {manifest.digest}")
+    return {day: hashlib.sha256("\n".join(sorted(held)).encode()).hexdigest()[:32] for day, held in days.items()}
+
+
+def _made_anew(changes: Iterable[str]) -> bool:
+    """Whether a table was made, so that what was noted of it before is worth nothing."""
+    return any(change.startswith("created ") for change in changes)
 
 
 def _landing(manifests: Iterable[Manifest]) -> "Typed":

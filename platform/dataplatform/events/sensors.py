@@ -2,6 +2,7 @@
 
 All three read the warehouse's own ledger, as `dataplatform catch-up` does, so neither asks for what the other has done; and
 none asks while a run of behaviour logs is under way. Two that start at once wait for each other at the stream's lease.
+The warehouse is asked only about days that can differ from the last look (`settled`): mostly about none.
 """
 
 import json
@@ -79,7 +80,7 @@ def _evaluate(
         if close:
             for line in stream.close(now, settle_seconds=2.0):
                 context.log.info(line)
-        due = [piece for piece in stream.due(now) if wanted(piece)]
+        due = [piece for piece in stream.due(now, whole=False) if wanted(piece)]
     except PlatformError as error:
         # The next tick tries again; the reason shows at the sensor.
         return dg.SkipReason(str(error))

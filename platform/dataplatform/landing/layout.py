@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 MANIFEST_NAME = "manifest.json"
 OPEN_SUFFIX = ".open"
@@ -37,6 +38,7 @@ def parse_path(path: str) -> tuple[datetime, str] | None:
     return None if hour is None else (hour, match[3])
 
 
+@lru_cache(maxsize=1 << 14)  # a listing has the same hour many times, and listings are the same again and again
 def parse_hour(day: str, hour: str) -> datetime | None:
     """The hour of a pair of folder names such as `2026-01-31`, `07`; None where they are no such names."""
     try:
