@@ -19,6 +19,7 @@ import pytest
 from dataplatform.decisions.judge import Record, record_of, replay
 from dataplatform.decisions.service import DecisionService
 from dataplatform.decisions.sources import state_path
+from dataplatform.fraud.cases import CaseAlert, Cases
 from dataplatform.fraud.catalog import load_catalog
 from dataplatform.fraud.moments import Event
 from dataplatform.fraud.online import OnlineFeatures
@@ -444,3 +445,38 @@ def test_unknown_features_end_as_the_policy_says(tmp_path):
         and "sender.account_age_days" in answer["unknown_facts"]
         and answer["fallback"] == ""
     )
+
+
+def test_cases_over_http(running):
+    """Roles, versions with the difference, notes, and decisions of this service that are linked."""
+    store = ParameterStore(database_url("", running.settings.data_dir), CATALOG.policies)
+    evidence = {"facts": {"amount": 5}}
+    number = Cases(store).take(CaseAlert("http-1", 1, "mule_network", "e", "1", "user", "new", "hold", 60, evidence))
+    at = f"{running.url}/v1/cases"
+    assert httpx.get(at).status_code == 401
+    assert httpx.get(at, headers={"X-API-Key": "second"}).status_code == 403
+    store.grant("local", "editor", by="root")
+    store.grant("second", "viewer", by="root")
+    listed = httpx.get(at, headers=HEADERS, params={"status": "active", "entity_key": "new"}).json()
+    assert [(case["id"], case["level"], case["version"]) for case in listed["cases"]] == [(number, "hold", 1)]
+    for query in ({"colour": "red"}, {"status": "lost"}, {"limit": "many"}):
+        assert httpx.get(at, headers=HEADERS, params=query).status_code == 422
+    assert httpx.get(f"{at}/99999", headers=HEADERS).status_code == 404
+    change = {"version": 1, "status": "in_review", "assignee": "local", "note": "Mine."}
+    assert httpx.patch(f"{at}/{number}", headers={"X-API-Key": "second"}, json=change).status_code == 403
+    assert httpx.patch(f"{at}/{number}", headers=HEADERS, json=change).json()["version"] == 2
+    late = httpx.patch(f"{at}/{number}", headers=HEADERS, json={"version": 1, "status": "dismissed"})
+    assert late.status_code == 409
+    assert late.json()["difference"]["status"] == {"base": "open", "live": "in_review", "wanted": "dismissed"}
+    for bad in ({"version": "1"}, {"version": 2}, {"version": 2, "status": "lost"}, {"version": 2, "level": "pass"}):
+        assert httpx.patch(f"{at}/{number}", headers=HEADERS, json=bad).status_code == 422
+    assert httpx.post(f"{at}/{number}/notes", headers=HEADERS, json={"note": "Called."}).status_code == 201
+    httpx.post(f"{running.url}/v1/decisions", headers=HEADERS, json=body("case-1"))
+    linked = httpx.post(f"{at}/{number}/decisions", headers=HEADERS, json={"request_id": "case-1"})
+    assert (linked.status_code, linked.json()["linked"]) == (201, True)
+    assert httpx.post(f"{at}/{number}/decisions", headers=HEADERS, json={"request_id": "none"}).status_code == 422
+    case = httpx.get(f"{at}/{number}", headers={"X-API-Key": "second"}).json()
+    assert [each["request_id"] for each in case["decisions"]] == ["case-1"]
+    assert [each["what"] for each in case["history"]] == ["opened", "changed", "note", "linked"]
+    assert case["evidence"][0]["evidence"] == evidence
+    assert {"/v1/cases", "/v1/cases/{case}"} <= httpx.get(f"{running.url}/openapi.json").json()["paths"].keys()

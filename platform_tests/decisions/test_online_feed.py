@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dataplatform.decisions.stream import OnlineFeed
+from dataplatform.decisions.stream import Feed
 from dataplatform.events.received import Record, encode_record
 from dataplatform.fraud.features import UNITS
 from dataplatform.fraud.values import micros, time_text
@@ -54,7 +54,7 @@ def test_landed_events_become_features_once(settings):
         record(5, "refused", second),
     ]
     landing.put(hour_of(NOW), "w-0001.ndjson", b"\n".join(lines) + b"\n")
-    feed = OnlineFeed(settings)
+    feed = Feed(settings)
     assert feed.run_once() == 3
     assert feed.run_once() == 0
     now = micros(second) + UNITS["minutes"]
@@ -64,9 +64,9 @@ def test_landed_events_become_features_once(settings):
     # b's clock was a minute ahead when it was sent: it happened a minute before it was received.
     assert feed.states["receiver"].features("22222222", micros(second) - 60_000_000 + 2)["transfers_1h"] == 1
     feed.close()
-    again = OnlineFeed(settings)
+    again = Feed(settings)
     assert again.run_once() == 0
-    assert again.apply(b"\n".join(lines)) == 0
+    assert again.events(b"\n".join(lines)) == 0
     landing.put(hour_of(NOW), "w-0002.ndjson", record(1, "c", second) + b"\n")
     assert again.run_once() == 1
     assert again.states["user"].features("u1", now)["transfers_1h"] == 3

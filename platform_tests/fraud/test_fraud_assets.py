@@ -1,5 +1,6 @@
 """Fraud assets in Dagster, on the embedded server: a day of features, an hour of decisions, the policies."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from dataplatform.decisions.judge import Answer, Reason, Record, Versions, lande
 from dataplatform.fraud.assets import definitions
 from dataplatform.fraud.catalog import load_catalog
 from dataplatform.fraud.due import FraudStream
-from dataplatform.fraud.tables import load_decisions, load_features, rule_rates
+from dataplatform.fraud.tables import LANDED_TABLES, load_features, load_landed, rule_rates, stream_rule_rates
 from dataplatform.landing import Writer, open_landing
 from dataplatform.runs import execute
 from dataplatform.warehouse.client import Warehouse
@@ -75,6 +76,7 @@ def test_definitions_are_whole(settings):
     found = definitions(settings)
     keys = {key.to_user_string() for key in found.resolve_asset_graph().get_all_asset_keys()}
     assert {"fraud/features_user", "fraud/features_article", "fraud/decisions", "fraud/policies/transfer"} <= keys
+    assert {"fraud/alerts", "fraud/judged", "fraud/policies/mule_network"} <= keys
     policies = next(each for each in found.assets if dg.AssetKey(["fraud", "policies", "transfer"]) in each.keys)
     deps = policies.asset_deps[dg.AssetKey(["fraud", "policies", "transfer"])]
     assert (
@@ -104,7 +106,7 @@ def test_a_day_of_features_and_an_hour_of_decisions(settings):
     assert stream.close(END) == ["fraud: closed 2026-01-02 00:00 of decisions"]
     due = stream.due(END)
     assert [(len(piece.assets), piece.start, piece.end) for piece in due] == [
-        (5, None, None),
+        (len(catalog.policies), None, None),
         (4, DAY, END),
         (1, DAY, DAY + timedelta(hours=1)),
     ]
@@ -126,7 +128,7 @@ def test_a_day_of_features_and_an_hour_of_decisions(settings):
     # Once more: a day and an hour are replaced, never added to.
     assert load_features(warehouse, catalog, catalog.entities["device"], DAY, DAY + timedelta(days=1)) == 1
     landing = open_landing(settings, "decisions")
-    assert load_decisions(warehouse, landing, DAY, DAY + timedelta(hours=1)) == 3
+    assert load_landed(warehouse, LANDED_TABLES[0], landing, DAY, DAY + timedelta(hours=1)) == 3
     rows = warehouse.query(f"SELECT * FROM `{warehouse.table_id('fraud', 'features_device')}`").rows
     assert [(row["entity_key"], row["days_since_install"], row["users_24h"]) for row in rows] == [("d1", 1, 0)]
     rows = warehouse.query(
@@ -135,5 +137,64 @@ def test_a_day_of_features_and_an_hour_of_decisions(settings):
     assert [(row["request_id"], row["level"], row["rules"]) for row in rows] == [
         (f"r{n}", "hold", ["takeover"]) for n in (1, 2, 3)
     ]
-    rates = {row["rule"]: row["odd"] for row in rule_rates(warehouse, catalog, DAY) if row["policy"] == "transfer"}
+    rates = {rate.rule: rate.odd for rate in rule_rates(warehouse, catalog, DAY) if rate.policy == "transfer"}
     assert rates["takeover"] == "always fires" and rates["burst"] == "never fires"
+
+
+def test_alerts_and_what_was_judged_become_tables_and_a_check(settings):
+    """Landed alerts and counts of an hour, once although a file came twice; a rule that never fires is told."""
+    warehouse = Warehouse(settings)
+    catalog = load_catalog(SCHEMAS)
+    found = definitions(settings)
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+    at = now.isoformat().replace("+00:00", "Z")
+    alert = {
+        "alert_id": "a1",
+        "alerted_at": at,
+        "policy": "mule_network",
+        "source": "send_transfer_pay",
+        "source_id": "e1",
+    }
+    alert |= {"happened_at": at, "known_at": at, "entity": "user", "entity_key": "u1", "level": "hold", "score": 60}
+    alert |= {
+        "rules": ["new_member_fan_out"],
+        "unknown": [],
+        "policy_version": "d",
+        "parameters_version": 1,
+        "record": "{}",
+    }
+    count = {"judged_at": at, "writer": "w", "policy": "mule_network", "judged": 10}
+    counts = [
+        count | {"rule": "new_member_fan_out", "fired": 2, "undecided": 0},
+        count | {"rule": "strangers_pay", "fired": 0, "undecided": 0},
+        count | {"rule": "names_differ", "fired": 0, "undecided": 9},
+        count | {"rule": "shared_device", "fired": 10, "undecided": 0},
+    ]
+    for stream_name, rows in (("alerts", [alert, alert]), ("judged", counts)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        open_landing(settings, stream_name).put(now, "w.ndjson", text.encode())
+    stream = FraudStream(settings, catalog, warehouse)
+    stream.close(now + timedelta(hours=1))
+    pieces = [
+        piece for piece in stream.due(now + timedelta(hours=1)) if piece.assets[0] in ("fraud/alerts", "fraud/judged")
+    ]
+    assert len(pieces) == 2
+    with dg.instance_for_test() as instance:
+        for piece in pieces:
+            outcome = execute(found, instance, piece, stream.name)
+            assert outcome.ok, outcome.failures
+    [row] = warehouse.query(f"SELECT * FROM `{warehouse.table_id('fraud', 'alerts')}`").rows
+    assert (row["alert_id"], row["entity_key"], row["rules"]) == ("a1", "u1", ["new_member_fan_out"])
+    rates = {
+        rate.rule: rate.odd for rate in stream_rule_rates(warehouse, catalog, now) if rate.policy == "mule_network"
+    }
+    assert rates == {
+        "new_member_fan_out": "",
+        "strangers_pay": "never fires",
+        "names_differ": "mostly undecided",
+        "shared_device": "always fires",
+        "watched_receiver": "",
+    }
+    assert not [
+        piece for piece in stream.due(now + timedelta(hours=1)) if piece.assets[0].startswith(("fraud/a", "fraud/j"))
+    ]

@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class Benches:
-    """The benches of all policies, by event. Replaced as a whole, so that a decision sees one state of the store."""
+    """The benches of all policies. Replaced as a whole, so that a decision sees one state of the store.
+
+    `by_event` are those that decide while a person waits, `streams` those that judge after the event, by event or collection.
+    """
 
     def __init__(self, settings: Settings, catalog: Catalog) -> None:
         self.settings = settings
@@ -26,7 +29,9 @@ class Benches:
         self.loaded_at = 0.0
         self._generation = -1
         self._next_expiry: int | None = None
-        self.by_event: Mapping[str, Bench] = self._compile(None)
+        self.by_event: Mapping[str, Bench] = {}
+        self.streams: Mapping[str, tuple[Bench, ...]] = {}
+        self._compile(None)
 
     def load(self) -> bool:
         """Look at the store once; gives whether something changed. The last known state stays where it is down."""
@@ -38,7 +43,7 @@ class Benches:
             expired = self._next_expiry is not None and time.time_ns() // 1000 >= self._next_expiry
             if generation != self._generation or expired:
                 snapshot = self.store.snapshot()
-                self.by_event = self._compile(snapshot)
+                self._compile(snapshot)
                 self._generation, self._next_expiry = snapshot.generation, snapshot.next_expiry
                 self.loaded_at = time.time()
                 self.reachable = True
@@ -58,9 +63,15 @@ class Benches:
             await asyncio.sleep(POLL_SECONDS)
             await asyncio.to_thread(self.load)
 
-    def _compile(self, snapshot: Snapshot | None) -> dict[str, Bench]:
+    def _compile(self, snapshot: Snapshot | None) -> None:
         values = self.store.values if self.store is not None else None
-        return {
-            typed.policy.event: bench_of(typed, self.catalog, snapshot, values)
-            for typed in self.catalog.policies.values()
-        }
+        by_event: dict[str, Bench] = {}
+        streams: dict[str, tuple[Bench, ...]] = {}
+        for typed in self.catalog.policies.values():
+            bench = bench_of(typed, self.catalog, snapshot, values)
+            event = typed.policy.event
+            if typed.policy.stream is None:
+                by_event[event] = bench
+            else:
+                streams[event] = (*streams.get(event, ()), bench)
+        self.by_event, self.streams = by_event, streams

@@ -32,6 +32,7 @@ from ..fraud.parameters import (
     UnknownVersionError,
 )
 from ..settings import Settings
+from .cases import CaseRoutes
 from .judge import BadRequestError, digest_of, replay
 from .openapi import document
 from .service import DecisionService
@@ -72,6 +73,7 @@ class Door:
                 Route("/v1/policies/{policy}/rollback", self.rollback, methods=["POST"]),
                 Route("/v1/policies/{policy}/changes", self.changes),
                 Route("/v1/lists/{name}", self.list_entries, methods=["GET", "POST", "DELETE"]),
+                *CaseRoutes(lambda: self.store, self.service.record, _json, _user).routes,
             ],
             exception_handlers={
                 ContractError: _contract_error,

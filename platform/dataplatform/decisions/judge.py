@@ -197,6 +197,8 @@ class Bench:
     roles: Mapping[str, EntityFeatures]
     wanted: Mapping[str, frozenset[str]]
     types: Mapping[str, str]
+    rewritten: frozenset[str]
+    """Facts that JSON holds in another form than rules: NUMERIC and TIMESTAMP."""
     memberships: tuple[tuple[str, str, frozenset[Scalar]], ...]
     """Text, fact and entries of every list membership that rules ask for."""
     sentences: Mapping[str, str]
@@ -246,6 +248,7 @@ def bench_of(typed: TypedPolicy, catalog: Catalog, snapshot: Snapshot | None, va
         roles=roles,
         wanted=wanted,
         types=types,
+        rewritten=frozenset(name for name, held in typed.types.items() if held in ("NUMERIC", "TIMESTAMP")),
         memberships=tuple(
             (print_expression(test), test.fact, list_entries(lists[test.list], typed.types[test.fact]))
             for test in tests
@@ -393,7 +396,11 @@ def judge(
         reasons=[Reason(name, bench.sentences[name]) for name in fired],
         unknown=unknown,
         unknown_facts=tuple([name for name in types if name not in facts]) if unknown else (),
-        features={name: plain_value(value, types[name]) for name, value in facts.items() if name in types},
+        features={
+            name: plain_value(value, types[name]) if name in bench.rewritten else value
+            for name, value in facts.items()
+            if name in types
+        },
         versions=Versions(bench.digest, chosen.version.version if chosen else 0, bench.generation),
         shadow=shadows,
         fallback=fallback,

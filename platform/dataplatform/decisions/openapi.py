@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from ..fraud.cases import STATUSES
 from .judge import Answer, Record, Request
 
 
@@ -33,6 +34,9 @@ def document() -> dict[str, Any]:
     def named(name: str, kind: str = "string") -> dict[str, Any]:
         return {"name": name, "in": "path", "required": True, "schema": {"type": kind}}
 
+    def asked(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+        return {"name": name, "in": "query", "schema": schema}
+
     def change(
         summary: str, properties: dict[str, Any], required: list[str], *places: dict[str, Any]
     ) -> dict[str, Any]:
@@ -45,7 +49,7 @@ def document() -> dict[str, Any]:
         }
 
     text, number = {"type": "string"}, {"type": "integer"}
-    policy, version = named("policy"), named("version", "integer")
+    policy, version, case = named("policy"), named("version", "integer"), named("case", "integer")
     schemas = schemas | {
         "Problem": {
             "type": "object",
@@ -148,6 +152,34 @@ def document() -> dict[str, Any]:
                     ["entries", "reason"],
                     named("name"),
                 ),
+            },
+            "/v1/cases": {
+                "get": {
+                    "summary": "Cases, newest first.",
+                    "parameters": [
+                        asked("status", {"enum": ["active", *STATUSES]}),
+                        *(asked(name, text) for name in ("assignee", "policy", "entity", "entity_key")),
+                        *(asked(name, number) for name in ("limit", "before")),
+                    ],
+                    "responses": {"200": {"description": "Cases."}} | failures(401, 403, 422, 503),
+                }
+            },
+            "/v1/cases/{case}": {
+                "get": {
+                    "summary": "A case with its evidence, linked decisions and history.",
+                    "parameters": [case],
+                    "responses": {"200": {"description": "The case."}} | failures(401, 403, 404, 503),
+                },
+                "patch": change(
+                    "Change status or assignee, on the version that was seen; an empty assignee is nobody.",
+                    {"version": number, "status": {"enum": list(STATUSES)}, "assignee": text, "note": text},
+                    ["version"],
+                    case,
+                ),
+            },
+            "/v1/cases/{case}/notes": {"post": change("A note for the history.", {"note": text}, ["note"], case)},
+            "/v1/cases/{case}/decisions": {
+                "post": change("Link a decision.", {"request_id": text}, ["request_id"], case)
             },
         },
     }

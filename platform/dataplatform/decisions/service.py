@@ -2,12 +2,10 @@
 
 import asyncio
 import hashlib
-import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,9 +13,6 @@ import msgspec
 from ..fraud.catalog import Catalog, load_catalog
 from ..fraud.document import suggestion
 from ..fraud.facts import FactProblem
-from ..fraud.features import EntityFeatures
-from ..fraud.online import OnlineFeatures
-from ..fraud.tree import Fact
 from ..landing import open_landing
 from ..settings import Settings
 from .answers import Answers, BusyError, Kept
@@ -34,6 +29,7 @@ from .judge import (
     read_request,
     record_of,
 )
+from .sources import open_sources
 
 type Done = Callable[[bytes | BadRequestError], None]
 """Told the bytes of an answer, or what is wrong."""
@@ -41,32 +37,6 @@ type Done = Callable[[bytes | BadRequestError], None]
 STREAM = "decisions"
 _encode = msgspec.json.Encoder().encode
 _NOT_LANDED = (b'"landed":true', b'"landed":false')
-
-
-class StateFile:
-    """Online features of one entity, read from the file that the stream process writes; opened when it is there."""
-
-    def __init__(self, entity: EntityFeatures, path: Path) -> None:
-        self.entity = entity
-        self.path = path
-        self._state: OnlineFeatures | None = None
-
-    def features(self, key: str | None, moment: int, names: frozenset[str] | None = None) -> Mapping[str, Fact]:
-        """Features now; sqlite3.Error where the file cannot be read, FileNotFoundError where there is none yet."""
-        if self._state is None:
-            if not self.path.exists():
-                raise FileNotFoundError(self.path)
-            self._state = OnlineFeatures(self.entity, self.path)
-        try:
-            return self._state.features(key, moment, names)
-        except sqlite3.Error:
-            self._state = None
-            raise
-
-
-def state_path(settings: Settings, entity: str) -> Path:
-    """The file of an entity's online state."""
-    return settings.data_dir / "fraud" / "online" / f"{entity}.sqlite"
 
 
 def digest_of_request(event: str, entities: Mapping[str, str], facts: Mapping[str, Any]) -> bytes:
@@ -92,9 +62,7 @@ class DecisionService:
         self.settings = settings
         self.catalog = catalog or load_catalog(settings.schemas_dir)
         self.benches = Benches(settings, self.catalog)
-        self.sources: Mapping[str, FeatureSource] = sources or {
-            name: StateFile(entity, state_path(settings, name)) for name, entity in self.catalog.entities.items()
-        }
+        self.sources = sources or open_sources(settings, self.catalog.entities)
         self.answers = Answers(settings.data_dir / "fraud" / "answers.sqlite", open_landing(settings, STREAM))
         self.counts: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []

@@ -1,7 +1,7 @@
-"""Fraud detection as Dagster assets: features of every entity by day, the landed decisions by hour, the policies."""
+"""Fraud detection as Dagster assets: features of every entity by day, decisions and alerts by hour, the policies."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,12 +18,14 @@ from .due import DAY, NO_PARTITION, FraudStream, definition_digest, features_key
 from .fact_types import TypedPolicy
 from .features import EntityFeatures, describe
 from .tables import (
-    DECISIONS,
-    decisions_table,
+    LANDED_TABLES,
+    LandedTable,
+    RuleRate,
     features_table,
-    load_decisions,
     load_features,
+    load_landed,
     rule_rates,
+    stream_rule_rates,
 )
 
 RETRY_AFTER = timedelta(minutes=5)
@@ -42,8 +44,15 @@ def definitions(settings: Settings, contracts: Contracts | None = None) -> dg.De
     owners = {name: [f"team:{name}", owner.email] for name, owner in contracts.owners.items()}
     features = [features_asset(stream, entity, owners) for entity in catalog.entities.values()]
     return dg.Definitions(
-        assets=[*features, policies_asset(stream, owners), decisions_asset(stream)],
-        asset_checks=[rates_check(settings, catalog)],
+        assets=[
+            *features,
+            policies_asset(stream, owners),
+            *(landed_asset(stream, table, owners) for table in LANDED_TABLES),
+        ],
+        asset_checks=[
+            rates_check(settings, catalog, "decisions", rule_rates),
+            rates_check(settings, catalog, "judged", stream_rule_rates),
+        ],
         sensors=[fraud_sensor(stream)],
     )
 
@@ -114,7 +123,7 @@ def policies_asset(stream: FraudStream, owners: dict[str, list[str]]) -> dg.Asse
         used = {roles[fact.partition(".")[0]].entity for fact in typed.types if fact.partition(".")[0] in roles}
         return dg.AssetSpec(
             policy_key(policy.name).split("/"),
-            deps=[["events", policy.event], *(["fraud", f"features_{name}"] for name in sorted(used))],
+            deps=[_source(policy.event), *(["fraud", f"features_{name}"] for name in sorted(used))],
             description=policy.description,
             group_name="fraud",
             kinds={"yaml"},
@@ -144,15 +153,24 @@ def policies_asset(stream: FraudStream, owners: dict[str, list[str]]) -> dg.Asse
     return policies
 
 
-def decisions_asset(stream: FraudStream) -> dg.AssetsDefinition:
-    """The landed decisions of each hour, one row a request id."""
+def _source(event: str) -> list[str]:
+    """The asset of what a policy judges: of an event, or of a collection's typed table."""
+    database, dot, collection = event.partition(".")
+    return ["mongo", f"{database}__{collection}"] if dot else ["events", event]
+
+
+def landed_asset(stream: FraudStream, table: LandedTable, owners: dict[str, list[str]]) -> dg.AssetsDefinition:
+    """A landed table by hour; the decisions stand on the policies that decide, all else on those of the stream."""
+    of_stream = table.name != "decisions"
+    policies = [typed.policy for typed in stream.catalog.policies.values() if bool(typed.policy.stream) is of_stream]
 
     @dg.asset(
-        key=DECISIONS.split("/"),
-        deps=[policy_key(name).split("/") for name in stream.catalog.policies],
-        description="Every decision of the decision service, with all that it was made from.",
+        key=table.asset.split("/"),
+        deps=[policy_key(policy.name).split("/") for policy in policies],
+        description=table.description,
         group_name="fraud",
         kinds={"bigquery", "table"},
+        owners=sorted({owner for policy in policies for owner in owners.get(policy.owner, [])}),
         partitions_def=dg.HourlyPartitionsDefinition(
             start_date=stream.settings.first_hour, timezone="UTC", end_offset=1
         ),
@@ -160,43 +178,49 @@ def decisions_asset(stream: FraudStream) -> dg.AssetsDefinition:
         freshness_policy=FRESHNESS_HOUR,
         pool="bigquery",
     )
-    def decisions(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+    def landed(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         context.instance.add_run_tags(context.run_id, process_tags())
         warehouse = stream.warehouse.labelled(dagster_run=context.run_id)
         window = context.partition_time_window
-        landing = stream.landing
+        landing = stream.landing(table)
         with stream.lease.hold(context.run_id):
-            ensure(warehouse, [decisions_table()])
+            ensure(warehouse, [table.spec])
             # An hour that is not over stays open, so that it is due once it is.
-            rows = load_decisions(warehouse, landing, window.start, window.end, close=datetime.now(UTC) >= window.end)
+            over = datetime.now(UTC) >= window.end
+            rows = load_landed(warehouse, table, landing, window.start, window.end, close=over)
             stream.note(
                 {
                     place: digest
-                    for place, digest in stream.decision_digests(window.end).items()
+                    for place, digest in stream.landed_digests(table, window.end).items()
                     if window.start <= place[1]
                 }
             )
         return dg.MaterializeResult(metadata={"rows": rows})
 
-    return decisions
+    return landed
 
 
-def rates_check(settings: Settings, catalog: Catalog) -> dg.AssetChecksDefinition:
+def rates_check(
+    settings: Settings,
+    catalog: Catalog,
+    table: str,
+    rates: Callable[[Warehouse, Catalog, datetime], list[RuleRate]],
+) -> dg.AssetChecksDefinition:
     """Rules that fired never or always, or were mostly undecided, in the last seven days."""
 
-    @dg.asset_check(asset=dg.AssetKey(DECISIONS.split("/")), name="rules_fire", description=rates_check.__doc__)
+    @dg.asset_check(asset=dg.AssetKey(["fraud", table]), name="rules_fire", description=rates_check.__doc__)
     def rules_fire(_: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        found = rule_rates(Warehouse(settings), catalog, datetime.now(UTC) - timedelta(days=7))
-        odd = [row for row in found if row["odd"]]
+        found = rates(Warehouse(settings), catalog, datetime.now(UTC) - timedelta(days=7))
+        odd = [rate for rate in found if rate.odd]
         return dg.AssetCheckResult(
             passed=not odd,
             severity=dg.AssetCheckSeverity.WARN,
             metadata={
-                "odd": [f"{row['policy']}.{row['rule']}: {row['odd']}" for row in odd],
+                "odd": [f"{rate.policy}.{rate.rule}: {rate.odd}" for rate in odd],
                 "rates": dg.MetadataValue.md(
                     "\n".join(
-                        f"- `{row['policy']}.{row['rule']}`: fired {row['fired']}, undecided {row['undecided']} of {row['decisions']}"
-                        for row in found
+                        f"- `{rate.policy}.{rate.rule}`: fired {rate.fired}, undecided {rate.undecided} of {rate.judged}"
+                        for rate in found
                     )
                 ),
             },
@@ -213,7 +237,7 @@ def fraud_sensor(stream: FraudStream) -> dg.SensorDefinition:
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
         asset_selection=dg.AssetSelection.all(),
-        description="Materialises policies that changed, days of features whose events came, hours of decisions.",
+        description="Materialises policies that changed, days of features whose events came, hours of decisions and alerts.",
     )
     def fraud_due(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         if running := unfinished_runs(context.instance, stream.name):

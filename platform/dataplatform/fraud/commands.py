@@ -23,6 +23,7 @@ SQL_BATCH = 20_000
 
 LATER = {
     "parameters": "dataplatform.fraud.parameter_commands:parameters",
+    "cases": "dataplatform.fraud.case_commands:cases",
     "lists": "dataplatform.fraud.parameter_commands:lists",
 }
 """Groups of commands that are imported when they are called, so that the others start fast."""
@@ -215,36 +216,22 @@ def serve(host: str | None, port: int | None, workers: int) -> None:
 def patterns(people: int, frauds: int, seed: int) -> None:
     """What the policies catch of six fraud patterns among honest people, simulated over a month."""
     from .catalog import load_catalog
-    from .patterns import judge_acts, simulate, table
+    from .patterns import judge_acts, lines, simulate, table
 
     catalog = load_catalog(get_settings().schemas_dir)
-    rows = table(judge_acts(catalog, simulate(people, frauds, seed=seed)))
-    click.echo(f"{'pattern':<16}{'actors':>7}{'warned':>8}{'stopped':>9}{'decisions':>11}{'warnings':>10}{'stops':>7}")
-    for row in rows[:-1]:
-        click.echo(
-            f"{row['pattern']:<16}{row['actors']:>7}{row['warned']:>8.0%}{row['stopped']:>9.0%}"
-            f"{row['decisions']:>11,}{row['warnings']:>10,}{row['stops']:>7,}"
-        )
-    last = rows[-1]
-
-    def percent(value: float | None) -> str:
-        return "–" if value is None else f"{value:.0%}"
-
-    click.echo(
-        f"recall by actor: {last['warned']:.0%} warned, {last['stopped']:.0%} stopped; precision by decision: "
-        f"{percent(last['precision_warned'])} of warnings, {percent(last['precision_stopped'])} of stops"
-    )
+    for line in lines(table(judge_acts(catalog, simulate(people, frauds, seed=seed)))):
+        click.echo(line)
 
 
 @fraud.command()
 @click.option("--once", is_flag=True, help="Read what is there and end.")
 def stream(once: bool) -> None:
-    """Keep the online features up to date from the landed events, in the foreground."""
-    feed = importlib.import_module("dataplatform.decisions.stream").OnlineFeed(get_settings())
+    """Online features, alerts and cases from landed events and changes, in the foreground."""
+    feed = importlib.import_module("dataplatform.decisions.stream").Feed(get_settings())
     if once:
         click.echo(f"{feed.run_once()} events in the online features")
         return
-    click.echo("reading landed events into the online features")
+    click.echo("reading what was landed")
     feed.run()
 
 

@@ -17,7 +17,7 @@ from ..warehouse.tables import TableSpec, ensure
 from .catalog import Catalog
 from .features import EntityFeatures
 from .policies import print_policy
-from .tables import DATASET, DECISIONS, features_table
+from .tables import DATASET, LANDED_TABLES, LandedTable, features_table
 
 DAY = timedelta(days=1)
 NO_PARTITION = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,15 +62,14 @@ class FraudStream:
         self.catalog = catalog
         self.warehouse = (warehouse or Warehouse(settings)).labelled(stream=self.name)
 
-    @property
-    def landing(self) -> Landing:
-        """Where decisions are landed."""
-        return open_landing(self.settings, "decisions")
+    def landing(self, table: LandedTable) -> Landing:
+        """Where the rows of a table are landed."""
+        return open_landing(self.settings, table.name)
 
     @property
     def lease(self) -> Lease:
         """Whoever replaces partitions holds it."""
-        return Lease(self.landing.conditional("materialise.json"))
+        return Lease(open_landing(self.settings, "decisions").conditional("materialise.json"))
 
     @property
     def first_day(self) -> datetime:
@@ -78,23 +77,26 @@ class FraudStream:
         return _day(self.settings.first_hour)
 
     def close(self, until: datetime, settle_seconds: float = 60.0) -> list[str]:
-        """Close the hours in which decisions were landed. Hours without any stay as they are: nothing stands on them."""
+        """Close the hours in which something was landed. Hours without anything stay as they are: nothing stands on them."""
         end = _hour(until)
-        landing = self.landing
-        waiting = [
-            hour
-            for hour in landing.hours()
-            if self.settings.first_hour <= hour < end and landing.state(hour) is not HourState.CLOSED
-        ]
-        if not waiting:
-            return []
-        landing.settle(end, settle_seconds)
-        for hour in waiting:
-            landing.close(hour)
-        return [f"fraud: closed {range_text(start, stop)} of decisions" for start, stop in ranges(waiting)]
+        closed = []
+        for table in LANDED_TABLES:
+            landing = self.landing(table)
+            waiting = [
+                hour
+                for hour in landing.hours()
+                if self.settings.first_hour <= hour < end and landing.state(hour) is not HourState.CLOSED
+            ]
+            if not waiting:
+                continue
+            landing.settle(end, settle_seconds)
+            for hour in waiting:
+                landing.close(hour)
+            closed += [f"fraud: closed {range_text(start, stop)} of {table.name}" for start, stop in ranges(waiting)]
+        return closed
 
     def due(self, until: datetime) -> list[Due]:
-        """Policies and features first: the decisions stand on them."""
+        """Policies and features first: decisions and alerts stand on them."""
         if not self.catalog.entities and not self.catalog.policies:
             return []
         end = _hour(until)
@@ -102,7 +104,7 @@ class FraudStream:
         return [
             *self._due_policies(noted),
             *self._due_features(noted, end),
-            *self._due_decisions(noted, end),
+            *(piece for table in LANDED_TABLES for piece in self._due_landed(table, noted, end)),
         ]
 
     def broken(self, until: datetime) -> list[str]:  # noqa: ARG002  # the same question to all domains
@@ -118,11 +120,11 @@ class FraudStream:
             for name, typed in self.catalog.policies.items()
         }
 
-    def decision_digests(self, end: datetime) -> Digests:
-        """What each closed hour of decisions before `end` is made from: its manifest."""
-        landing = self.landing
+    def landed_digests(self, table: LandedTable, end: datetime) -> Digests:
+        """What each closed hour of a landed table before `end` is made from: its manifest."""
+        landing = self.landing(table)
         return {
-            (DECISIONS, hour): manifest.digest
+            (table.asset, hour): manifest.digest
             for hour, manifest in landing.manifests(self.settings.first_hour).items()
             if hour < end and landing.state(hour) is HourState.CLOSED
         }
@@ -199,19 +201,21 @@ GROUP BY 1, 2""",
             for (start, stop), pieces in sorted(by_span.items())
         ]
 
-    def _due_decisions(self, noted: Digests, end: datetime) -> list[Due]:
+    def _due_landed(self, table: LandedTable, noted: Digests, end: datetime) -> list[Due]:
         stale = {
             hour: digest
-            for (asset, hour), digest in self.decision_digests(end).items()
+            for (asset, hour), digest in self.landed_digests(table, end).items()
             if noted.get((asset, hour)) != digest
         }
         return [
             Due(
-                (DECISIONS,),
+                (table.asset,),
                 start,
                 stop,
-                "decisions were landed",
-                _hash(*(f"{hour} {digest}" for hour, digest in sorted(stale.items()) if start <= hour < stop)),
+                f"{table.name} were landed",
+                _hash(
+                    table.name, *(f"{hour} {digest}" for hour, digest in sorted(stale.items()) if start <= hour < stop)
+                ),
             )
             for start, stop in ranges(stale)
         ]

@@ -138,9 +138,10 @@ class Snapshot:
 
 
 def database_url(text: str, data_dir: Path) -> URL:
-    """The store's URL: as given, else a SQLite file in the data folder."""
+    """The store's URL: as given, else a SQLite file in the data folder. PostgreSQL's driver here is pg8000."""
     if text:
-        return make_url(text)
+        url = make_url(text)
+        return url.set(drivername="postgresql+pg8000") if url.drivername in ("postgresql", "postgres") else url
     return URL.create("sqlite", database=str(data_dir / "fraud" / "parameters.sqlite"))
 
 
@@ -250,7 +251,7 @@ class ParameterStore:
         """Give a person a role. Whoever can open the database may: it is a command of its host, not of the API."""
         if role not in ROLES:
             raise PlatformError(f"{role!r} is no role", where=user, fix=f"one of {', '.join(ROLES)}")
-        with self._write() as connection:
+        with self.writing() as connection:
             connection.execute(sa.delete(_roles).where(_roles.c.user == user))
             connection.execute(sa.insert(_roles).values(user=user, role=role))
             self._log(connection, by, "grant", "", None, {"user": user, "role": role})
@@ -264,10 +265,10 @@ class ParameterStore:
         now. ContractError when a value is out of bounds, of another type or unit, or when a rule could never fire any more.
         """
         typed = self._policy(policy)
-        self._demand(by, "editor")
+        self.demand(by, "editor")
         if not reason.strip():
             raise PlatformError("a change needs a reason", where=policy, fix="say why, in a sentence")
-        with self._write() as connection:
+        with self.writing() as connection:
             live = self._live(connection, policy)
             wanted = set_parameters(typed.policy, changes, where=policy)
             if live.version != base_version:
@@ -292,8 +293,8 @@ class ParameterStore:
 
     def approve(self, policy: str, version: int, *, by: str) -> ParameterVersion:
         """A second person says yes; the author cannot."""
-        self._demand(by, "approver")
-        with self._write() as connection:
+        self.demand(by, "approver")
+        with self.writing() as connection:
             found = self._get(connection, policy, version)
             if found.author == by:
                 raise NotAllowedError(
@@ -305,8 +306,8 @@ class ParameterStore:
 
     def record_dry_run(self, policy: str, version: int, report: Mapping[str, Any], *, by: str) -> ParameterVersion:
         """Keep the summary of a backtest with the version; a draft becomes dry_run."""
-        self._demand(by, "editor")
-        with self._write() as connection:
+        self.demand(by, "editor")
+        with self.writing() as connection:
             found = self._get(connection, policy, version)
             state = "dry_run" if found.state == "draft" else found.state
             self._update(connection, found, dry_run=_json(report), state=state)
@@ -316,12 +317,12 @@ class ParameterStore:
     def advance(self, policy: str, version: int, state: str, *, by: str, share_percent: int = 0) -> ParameterVersion:
         """Move a version forward. Going live retires the version before, and needs that it was the one built upon."""
         typed = self._policy(policy)
-        self._demand(by, "editor")
+        self.demand(by, "editor")
         if state not in ("shadow", "share", "live"):
             raise PlatformError(f"{state!r} is no step", where=policy, fix="one of shadow, share, live")
         if state == "share" and not 1 <= share_percent <= 99:
             raise PlatformError(f"{share_percent}% is no share", where=policy, fix="give 1 to 99 percent")
-        with self._write() as connection:
+        with self.writing() as connection:
             found = self._get(connection, policy, version)
             if STATES.index(found.state) >= STATES.index(state) and not (found.state == state == "share"):
                 raise ConflictError(f"version {version} is {found.state} already", {}, where=policy)
@@ -356,8 +357,8 @@ class ParameterStore:
 
         They were approved when they first went live, so that one editor is enough.
         """
-        self._demand(by, "editor")
-        with self._write() as connection:
+        self.demand(by, "editor")
+        with self.writing() as connection:
             live = self._live(connection, policy)
             query = sa.select(_versions).where(
                 _versions.c.policy == policy, _versions.c.live_at.is_not(None), _versions.c.version != live.version
@@ -388,7 +389,7 @@ class ParameterStore:
         self, name: str, values: list[object], *, by: str, reason: str, expires_at: int | None = None
     ) -> int:
         """Add entries to a list (or give them a new expiry, microseconds since 1970); gives how many."""
-        self._demand(by, "editor")
+        self.demand(by, "editor")
         rows: list[dict[str, Any]] = []
         for value in values:
             kind = "STRING" if isinstance(value, str) else "NUMBER"
@@ -402,7 +403,7 @@ class ParameterStore:
             rows.append(
                 {"value": text, "kind": "INT64" if isinstance(read, int) else "FLOAT64" if kind == "NUMBER" else kind}
             )
-        with self._write() as connection:
+        with self.writing() as connection:
             kinds = set(connection.execute(sa.select(_entries.c.kind).where(_entries.c.list == name)).scalars())
             if len({each == "STRING" for each in kinds | {row["kind"] for row in rows}}) > 1:
                 raise PlatformError("texts and numbers in one list", where=name, fix="give all entries one kind")
@@ -417,8 +418,8 @@ class ParameterStore:
 
     def remove_entries(self, name: str, values: list[object], *, by: str, reason: str) -> int:
         """Take entries out of a list; gives how many were in it."""
-        self._demand(by, "editor")
-        with self._write() as connection:
+        self.demand(by, "editor")
+        with self.writing() as connection:
             texts = [str(value) for value in values]
             removed = connection.execute(
                 sa.delete(_entries).where(_entries.c.list == name, _entries.c.value.in_(texts))
@@ -441,7 +442,7 @@ class ParameterStore:
             command.upgrade(config, "head")
 
     def _seed(self) -> None:
-        with self._write() as connection:
+        with self.writing() as connection:
             known = set(connection.execute(sa.select(_versions.c.policy).distinct()).scalars())
             missing = [typed for name, typed in self.policies.items() if name not in known]
             for typed in missing:
@@ -460,7 +461,8 @@ class ParameterStore:
             raise UnknownVersionError(f"no policy is called {name}", fix=f"one of {', '.join(self.policies)}")
         return typed
 
-    def _demand(self, user: str, role: str) -> None:
+    def demand(self, user: str, role: str) -> None:
+        """NotAllowedError where a person has not that role, or a higher one."""
         held = self.role(user)
         if held is None or ROLES.index(held) < ROLES.index(role):
             raise NotAllowedError(
@@ -469,7 +471,8 @@ class ParameterStore:
             )
 
     @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction of the one who writes: others wait."""
         # The counter's row is the lock: of two editors one waits here, before it has read anything.
         with self.engine.begin() as connection:
             connection.execute(sa.update(_generation).values(number=_generation.c.number))

@@ -1,21 +1,23 @@
 """Honest people and six fraud patterns of a marketplace, labelled: what the shipped policies catch, shown instead of assumed.
 
 Everything is made from one seed. Events are in the columns that features and policies read; each is decided by the policy of
-its kind with the online features as they are at that moment, and becomes known a second later.
+its kind with the online features as they are at that moment, becomes known a second later, and is then judged by the policies of
+the stream.
 """
 
 import random
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from .catalog import Catalog
-from .compiled import compile_policy, decision
+from .compiled import Decide, compile_policy, decision
 from .fact_types import TypedPolicy
 from .moments import Event
 from .online import OnlineFeatures
-from .tree import RANK, Fact
+from .tree import RANK, Decision, Fact
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -42,14 +44,43 @@ class Act:
 
 @dataclass
 class Caught:
-    """Of one pattern: actors, those warned or stopped at least once, decisions, and decisions that warned or stopped."""
+    """Of one pattern: actors, those warned, stopped or alerted at least once, decisions, and those that warned or stopped.
+
+    `rules` are (policy, rule) that fired where someone was warned or an alert was given.
+    """
 
     actors: set[str] = field(default_factory=set)
     warned: set[str] = field(default_factory=set)
     stopped: set[str] = field(default_factory=set)
+    alerted: set[str] = field(default_factory=set)
     decisions: int = 0
     warnings: int = 0
     stops: int = 0
+    alerts: int = 0
+    rules: set[tuple[str, str]] = field(default_factory=set)
+    flagged: list[frozenset[tuple[str, str]]] = field(default_factory=list)
+    """Of each warning and alert, the rules that fired."""
+
+    def note(self, user: str, policy: str, decided: Decision, alert_from: int | None) -> None:
+        """Count a decision, or (with the rank from which on there are alerts) a judgement after the event."""
+        rank = RANK[decided.level]
+        if alert_from is None:
+            self.decisions += 1
+            self.warnings += rank >= WARNS
+            self.stops += rank >= STOPS
+            if rank >= STOPS:
+                self.stopped.add(user)
+            if rank < WARNS:
+                return
+            self.warned.add(user)
+        elif rank >= alert_from:
+            self.alerts += 1
+            self.alerted.add(user)
+        else:
+            return
+        rules = frozenset((policy, rule) for rule in decided.rules)
+        self.rules |= rules
+        self.flagged.append(rules)
 
 
 def simulate(people: int = 300, frauds: int = 8, days: int = 30, seed: int = 1) -> list[Act]:
@@ -66,72 +97,92 @@ def simulate(people: int = 300, frauds: int = 8, days: int = 30, seed: int = 1) 
 
 
 def judge_acts(catalog: Catalog, acts: list[Act]) -> dict[str, Caught]:
-    """By pattern, what the catalogue's policies with their default parameters catch."""
+    """By pattern, what the catalogue's policies with their default parameters catch, before the event and after it."""
     states = {name: OnlineFeatures(entity) for name, entity in catalog.entities.items()}
-    deciders = {
-        typed.policy.event: (typed, compile_policy(typed, typed.policy.defaults(), _no_lists(typed)))
-        for typed in catalog.policies.values()
-    }
+    judges: dict[str, list[tuple[TypedPolicy, Decide]]] = {}
+    for typed in catalog.policies.values():
+        decide = compile_policy(typed, typed.policy.defaults(), _no_lists(typed))
+        judges.setdefault(typed.policy.event, []).append((typed, decide))
     caught: dict[str, Caught] = {}
-    waiting: list[Event] = []
-    for number, act in enumerate(acts):
-        while waiting and waiting[0].known <= act.time:
-            event = waiting.pop(0)
+    waiting: deque[tuple[Act, Event]] = deque()
+
+    def judge(act: Act, *, after: bool) -> None:
+        own = caught.setdefault(act.label, Caught())
+        for typed, decide in judges.get(act.event, ()):
+            stream = typed.policy.stream
+            if (stream is not None) is after:
+                decided = decision(decide(_facts(catalog, typed, states, act)))
+                own.note(act.user, typed.policy.name, decided, RANK[stream.alert] if stream else None)
+
+    def become_known(until: int) -> None:
+        while waiting and waiting[0][1].known <= until:
+            act, event = waiting.popleft()
+            judge(act, after=True)
             for state in states.values():
                 state.apply([event])
-        own = caught.setdefault(act.label, Caught())
-        own.actors.add(act.user)
-        if act.event in deciders:
-            typed, decide = deciders[act.event]
-            decided = decision(decide(_facts(catalog, typed, states, act)))
-            rank = RANK[decided.level]
-            own.decisions += 1
-            own.warnings += rank >= WARNS
-            own.stops += rank >= STOPS
-            if rank >= WARNS:
-                own.warned.add(act.user)
-            if rank >= STOPS:
-                own.stopped.add(act.user)
-        waiting.append(_event(catalog, act, f"e{number}"))
+
+    for number, act in enumerate(acts):
+        become_known(act.time)
+        caught.setdefault(act.label, Caught()).actors.add(act.user)
+        judge(act, after=False)
+        waiting.append((act, _event(catalog, act, f"e{number}")))
+    become_known(acts[-1].time + 2 * SECOND if acts else 0)
     return caught
 
 
 def table(caught: Mapping[str, Caught]) -> list[dict[str, Any]]:
-    """One row a pattern, and one of all: recall by actor, precision by decision; `at` warn and at hold."""
+    """One row a pattern, one of the honest, and one of all frauds.
+
+    Recall is by actor: the share warned, stopped, alerted, or `caught` by any of these. Precision is by warning and alert: of
+    those in which a rule fired that also fired on this pattern, the share that met a fraud.
+    """
+    fraud = sorted(name for name in caught if name != HONEST)
+    flagged = [(name != HONEST, rules) for name, each in caught.items() for rules in each.flagged]
     rows = []
-    fraud = [name for name in caught if name != HONEST]
-    for name in [*sorted(fraud), HONEST]:
+    for name in [*fraud, HONEST]:
         each = caught.get(name, Caught())
-        rows.append(
-            {
-                "pattern": name,
-                "actors": len(each.actors),
-                "warned": len(each.warned) / max(len(each.actors), 1),
-                "stopped": len(each.stopped) / max(len(each.actors), 1),
-                "decisions": each.decisions,
-                "warnings": each.warnings,
-                "stops": each.stops,
-            }
+        right = [is_fraud for is_fraud, rules in flagged if rules & each.rules]
+        row = _row(name, [each])
+        rows.append(row | {"precision": sum(right) / len(right) if right and name != HONEST else None})
+    right = [is_fraud for is_fraud, _ in flagged]
+    last = _row("all frauds", [caught[name] for name in fraud])
+    return [*rows, last | {"precision": sum(right) / len(right) if right else None}]
+
+
+def _row(name: str, found: list[Caught]) -> dict[str, Any]:
+    actors = max(sum(len(each.actors) for each in found), 1)
+
+    def share(actors_of: Callable[[Caught], set[str]]) -> float:
+        return sum(len(actors_of(each)) for each in found) / actors
+
+    return {
+        "pattern": name,
+        "actors": sum(len(each.actors) for each in found),
+        "warned": share(lambda each: each.warned),
+        "stopped": share(lambda each: each.stopped),
+        "alerted": share(lambda each: each.alerted),
+        "caught": share(lambda each: each.warned | each.stopped | each.alerted),
+        "decisions": sum(each.decisions for each in found),
+        "warnings": sum(each.warnings for each in found),
+        "stops": sum(each.stops for each in found),
+        "alerts": sum(each.alerts for each in found),
+    }
+
+
+def lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The table for a person."""
+    found = [
+        f"{'pattern':<15}{'actors':>7}{'warned':>8}{'stopped':>9}{'alerted':>9}{'recall':>8}{'precision':>11}"
+        f"{'decisions':>11}{'warnings':>10}{'stops':>7}{'alerts':>8}"
+    ]
+    for row in rows:
+        precision = "–" if row["precision"] is None else f"{row['precision']:.0%}"
+        found.append(
+            f"{row['pattern']:<15}{row['actors']:>7}{row['warned']:>8.0%}{row['stopped']:>9.0%}{row['alerted']:>9.0%}"
+            f"{row['caught']:>8.0%}{precision:>11}"
+            f"{row['decisions']:>11,}{row['warnings']:>10,}{row['stops']:>7,}{row['alerts']:>8,}"
         )
-    actors = sum(len(caught[name].actors) for name in fraud)
-    honest = caught.get(HONEST, Caught())
-
-    def precision(kind: str) -> float | None:
-        right = sum(getattr(caught[name], kind) for name in fraud)
-        total = right + getattr(honest, kind)
-        return right / total if total else None
-
-    rows.append(
-        {
-            "pattern": "all frauds",
-            "actors": actors,
-            "warned": sum(len(caught[name].warned) for name in fraud) / max(actors, 1),
-            "stopped": sum(len(caught[name].stopped) for name in fraud) / max(actors, 1),
-            "precision_warned": precision("warnings"),
-            "precision_stopped": precision("stops"),
-        }
-    )
-    return rows
+    return found
 
 
 def _no_lists(typed: TypedPolicy) -> dict[str, frozenset[Any]]:
@@ -143,9 +194,9 @@ def _facts(catalog: Catalog, typed: TypedPolicy, states: Mapping[str, OnlineFeat
     facts: dict[str, Fact] = {
         name: value for name, value in columns.items() if name in typed.types and value is not None
     }
+    columns_of_keys = catalog.key_columns(typed.policy)
     for role, entity in catalog.roles(typed.policy).items():
-        by = [entity.key, *(by for event, by in entity.streams if event == act.event)]
-        key = next((columns[each] for each in by if columns.get(each) is not None), None)
+        key = columns.get(columns_of_keys.get(role, ""))
         if key is None:
             continue
         facts[f"{role}.id"] = key

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,7 +16,6 @@ from .history import history_statement, warehouse_source
 from .policy_sql import column_value
 
 DATASET = "fraud"
-DECISIONS = "fraud/decisions"
 MOSTLY = 0.5
 """A rule that is undecided more often than this is odd."""
 LANDED_SCHEMA: list[dict[str, Any]] = [
@@ -36,25 +36,83 @@ LANDED_SCHEMA: list[dict[str, Any]] = [
     {"name": "record", "type": "STRING", "mode": "NULLABLE", "description": "All it was made from, as JSON."},
 ]
 """Columns of a landed file of decisions, in BigQuery's API form."""
+ALERTS_SCHEMA: list[dict[str, Any]] = [
+    {"name": "alerted_at", "type": "TIMESTAMP", "mode": "REQUIRED", "description": "When it was found."},
+    {"name": "alert_id", "type": "STRING", "mode": "REQUIRED", "description": "Made of policy, source and source_id."},
+    {"name": "policy", "type": "STRING", "mode": "NULLABLE", "description": "The policy that found it."},
+    {"name": "source", "type": "STRING", "mode": "NULLABLE", "description": "The event, or the collection."},
+    {"name": "source_id", "type": "STRING", "mode": "NULLABLE", "description": "Event id, or the change's position."},
+    {"name": "happened_at", "type": "TIMESTAMP", "mode": "NULLABLE", "description": "When the event happened."},
+    {"name": "known_at", "type": "TIMESTAMP", "mode": "NULLABLE", "description": "When it became known."},
+    {"name": "entity", "type": "STRING", "mode": "NULLABLE", "description": "Kind of the entity it is about."},
+    {"name": "entity_key", "type": "STRING", "mode": "NULLABLE", "description": "Its key."},
+    {"name": "level", "type": "STRING", "mode": "NULLABLE", "description": "monitor to sanction."},
+    {"name": "score", "type": "INTEGER", "mode": "NULLABLE", "description": "Sum of the scores of the fired rules."},
+    {"name": "rules", "type": "STRING", "mode": "REPEATED", "description": "Rules that fired."},
+    {"name": "unknown", "type": "STRING", "mode": "REPEATED", "description": "Rules that could not be decided."},
+    {"name": "policy_version", "type": "STRING", "mode": "NULLABLE", "description": "Digest of the policy's text."},
+    {"name": "parameters_version", "type": "INTEGER", "mode": "NULLABLE", "description": "Version of its parameters."},
+    {"name": "record", "type": "STRING", "mode": "NULLABLE", "description": "All it was made from, as JSON."},
+]
+JUDGED_SCHEMA: list[dict[str, Any]] = [
+    {"name": "judged_at", "type": "TIMESTAMP", "mode": "REQUIRED", "description": "The hour, at its beginning."},
+    {"name": "writer", "type": "STRING", "mode": "REQUIRED", "description": "Which stream process counted."},
+    {"name": "policy", "type": "STRING", "mode": "REQUIRED", "description": "The policy."},
+    {"name": "rule", "type": "STRING", "mode": "REQUIRED", "description": "Its rule."},
+    {"name": "judged", "type": "INTEGER", "mode": "REQUIRED", "description": "Events and changes it was asked about."},
+    {"name": "fired", "type": "INTEGER", "mode": "REQUIRED", "description": "Of these, in which it fired."},
+    {"name": "undecided", "type": "INTEGER", "mode": "REQUIRED", "description": "Of these, where it was undecided."},
+]
+
+
+@dataclass(frozen=True)
+class LandedTable:
+    """A table that is loaded from a landing by hour. Of rows with the same `key` the first by `time` stays."""
+
+    name: str
+    schema: list[dict[str, Any]]
+    key: tuple[str, ...]
+    time: str
+    description: str
+
+    @property
+    def asset(self) -> str:
+        """Its asset. The landing's stream has the table's name."""
+        return f"{DATASET}/{self.name}"
+
+    @property
+    def spec(self) -> TableSpec:
+        """The table, partitioned by the hour of `time`."""
+        hour = {
+            "name": "hour",
+            "type": "TIMESTAMP",
+            "mode": "REQUIRED",
+            "description": f"{self.time}, cut to the hour (UTC).",
+        }
+        return TableSpec(
+            DATASET,
+            self.name,
+            [hour, *self.schema],
+            partition_field="hour",
+            clustering=("policy", *self.key[:1]),
+            description=self.description,
+        )
+
+
+LANDED_TABLES: tuple[LandedTable, ...] = (
+    LandedTable("decisions", LANDED_SCHEMA, ("request_id",), "received_at", "Every decision of the decision service."),
+    LandedTable(
+        "alerts", ALERTS_SCHEMA, ("alert_id",), "alerted_at", "What policies of the stream found after the event."
+    ),
+    LandedTable(
+        "judged",
+        JUDGED_SCHEMA,
+        ("writer", "policy", "rule", "judged_at"),
+        "judged_at",
+        "How often rules of the stream's policies were asked, fired and were undecided.",
+    ),
+)
 _API_TYPES = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN"}
-
-
-def decisions_table() -> TableSpec:
-    """`fraud.decisions`: one row a request id, partitioned by the hour it came."""
-    hour = {
-        "name": "hour",
-        "type": "TIMESTAMP",
-        "mode": "REQUIRED",
-        "description": "received_at, cut to the hour (UTC).",
-    }
-    return TableSpec(
-        DATASET,
-        "decisions",
-        [hour, *LANDED_SCHEMA],
-        partition_field="hour",
-        clustering=("policy", "request_id"),
-        description="Every decision of the decision service.",
-    )
 
 
 def features_table(entity: EntityFeatures) -> TableSpec:
@@ -119,10 +177,10 @@ def load_features(
     return int(rows[0]["n"])
 
 
-def load_decisions(
-    warehouse: Warehouse, landing: Landing, start: datetime, end: datetime, *, close: bool = True
+def load_landed(
+    warehouse: Warehouse, table: LandedTable, landing: Landing, start: datetime, end: datetime, *, close: bool = True
 ) -> int:
-    """Replace the hours of `fraud.decisions` from the landing; gives their rows. The first landed of an id stays.
+    """Replace the hours of a table from its landing; gives their rows.
 
     With `close` the hours' manifests are written first, so that a late file re-opens them.
     """
@@ -131,24 +189,26 @@ def load_decisions(
     while hour < end:
         files += landing.close(hour).files if close else landing.files(hour)
         hour += timedelta(hours=1)
-    target = f"`{warehouse.table_id(DATASET, 'decisions')}`"
+    target = f"`{warehouse.table_id(DATASET, table.name)}`"
     if not files:
         warehouse.query(f"DELETE FROM {target} WHERE hour >= @start AND hour < @end", {"start": start, "end": end})
         return 0
-    staging = f"decisions_{uuid.uuid4().hex[:12]}"
+    staging = f"{table.name}_{uuid.uuid4().hex[:12]}"
     warehouse.query(f"CREATE SCHEMA IF NOT EXISTS `{warehouse.dataset_id('fraud_staging')}`", name="fraud_staging")
     try:
-        warehouse.load([file.uri(landing) for file in files], "fraud_staging", staging, LANDED_SCHEMA)
-        names = ", ".join(column["name"] for column in LANDED_SCHEMA)
+        warehouse.load([file.uri(landing) for file in files], "fraud_staging", staging, table.schema)
+        names = ", ".join(column["name"] for column in table.schema)
+        last = table.schema[-1]["name"]
         warehouse.query(
             f"MERGE {target} AS t USING (\n"
-            f"SELECT TIMESTAMP_TRUNC(received_at, HOUR) AS hour, {names}\n"
+            f"SELECT TIMESTAMP_TRUNC({table.time}, HOUR) AS hour, {names}\n"
             f"FROM `{warehouse.table_id('fraud_staging', staging)}`\n"
-            "QUALIFY ROW_NUMBER() OVER (PARTITION BY request_id ORDER BY received_at, record) = 1\n) AS s ON FALSE\n"
+            f"QUALIFY ROW_NUMBER() OVER (PARTITION BY {', '.join(table.key)} ORDER BY {table.time}, {last}) = 1\n"
+            ") AS s ON FALSE\n"
             "WHEN NOT MATCHED BY SOURCE AND t.hour >= @start AND t.hour < @end THEN DELETE\n"
             f"WHEN NOT MATCHED THEN INSERT (hour, {names}) VALUES (hour, {names})",
             {"start": start, "end": end},
-            name="decisions",
+            name=table.name,
         )
     finally:
         with suppress(WarehouseError):
@@ -159,8 +219,28 @@ def load_decisions(
     return int(rows[0]["n"])
 
 
-def rule_rates(warehouse: Warehouse, catalog: Catalog, since: datetime) -> list[dict[str, Any]]:
-    """Of every rule: how often it fired and was undecided; `odd` says never, always or mostly undecided, else ""."""
+@dataclass(frozen=True, slots=True)
+class RuleRate:
+    """How often a rule fired and was undecided among what its policy judged; `odd` says never, always or mostly undecided, else ""."""
+
+    policy: str
+    rule: str
+    judged: int
+    fired: int
+    undecided: int
+
+    @property
+    def odd(self) -> str:
+        """What is odd about it; nothing where nothing was judged."""
+        if not self.judged:
+            return ""
+        if self.undecided > MOSTLY * self.judged:
+            return "mostly undecided"
+        return "never fires" if not self.fired else "always fires" if self.fired == self.judged else ""
+
+
+def rule_rates(warehouse: Warehouse, catalog: Catalog, since: datetime) -> list[RuleRate]:
+    """Every rule of the policies that decide, over the decisions since a time."""
     table = f"`{warehouse.table_id(DATASET, 'decisions')}`"
 
     def ask(selected: str, joined: str) -> dict[tuple[str, str], int]:
@@ -175,30 +255,28 @@ def rule_rates(warehouse: Warehouse, catalog: Catalog, since: datetime) -> list[
     totals = ask("''", "")
     fired = ask("rule", ", UNNEST(d.rules) AS rule")
     unknown = ask("rule", ", UNNEST(d.unknown) AS rule")
-    found = []
-    for name, typed in catalog.policies.items():
-        total = totals.get((name, ""), 0)
-        for rule in typed.policy.rules:
-            hits, missed = fired.get((name, rule.name), 0), unknown.get((name, rule.name), 0)
-            odd = ""
-            if total:
-                odd = (
-                    "never fires"
-                    if not hits
-                    else "always fires"
-                    if hits == total
-                    else "mostly undecided"
-                    if missed > MOSTLY * total
-                    else ""
-                )
-            found.append(
-                {
-                    "policy": name,
-                    "rule": rule.name,
-                    "decisions": total,
-                    "fired": hits,
-                    "undecided": missed,
-                    "odd": odd,
-                }
-            )
-    return found
+    return [
+        RuleRate(name, rule, totals.get((name, ""), 0), fired.get((name, rule), 0), unknown.get((name, rule), 0))
+        for name, rule in _rules(catalog, of_stream=False)
+    ]
+
+
+def stream_rule_rates(warehouse: Warehouse, catalog: Catalog, since: datetime) -> list[RuleRate]:
+    """Every rule of the policies of the stream, over what was judged since a time."""
+    rows = warehouse.query(
+        "SELECT policy, rule, SUM(judged) AS judged, SUM(fired) AS fired, SUM(undecided) AS undecided"
+        f" FROM `{warehouse.table_id(DATASET, 'judged')}` WHERE hour >= @since GROUP BY 1, 2",
+        {"since": since},
+        name="rule_rates",
+    ).rows
+    found = {(row["policy"], row["rule"]): (row["judged"], row["fired"], row["undecided"]) for row in rows}
+    return [RuleRate(*place, *found.get(place, (0, 0, 0))) for place in _rules(catalog, of_stream=True)]
+
+
+def _rules(catalog: Catalog, *, of_stream: bool) -> list[tuple[str, str]]:
+    return [
+        (name, rule.name)
+        for name, typed in catalog.policies.items()
+        if (typed.policy.stream is not None) is of_stream
+        for rule in typed.policy.rules
+    ]
