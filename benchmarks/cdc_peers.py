@@ -137,7 +137,7 @@ class Capture:
     def keeps(self, field: str, rows: dict[str, Any]) -> bool:
         """Byte for byte, against the source."""
         docs = pymongo.MongoClient(self.uri).bench.get_collection("docs", codec_options=CODEC)
-        return all(
+        return bool(rows) and all(
             json.loads(self.texts[canonical(one["_id"])])[field] == json.loads(canonical(one))[field]
             for one in docs.find({}).limit(50)
         )
@@ -151,7 +151,7 @@ class Peer:
                 any(str(value) == str(int(key) % 1000) for name, value in row.items() if name.startswith("mixed"))
                 for key, row in list(rows.items())[:50]
             )
-        row = rows["0"]
+        row = rows[min(rows)]
         value = row.get(field)
         match field:
             case "long":

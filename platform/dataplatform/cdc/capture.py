@@ -4,6 +4,7 @@ Order of a commit: the data files become durable, then the position file is repl
 process in between makes the next one read those changes again, to the same positions.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -123,6 +124,7 @@ class Capture:
         self._looked = 0.0
         self._split = False
         self._batch_documents = MAX_BATCH_DOCUMENTS
+        self._oplog: threading.Thread | None = None
         self._snapshots: threading.Thread | None = None
         self._snapshots_stop = threading.Event()
         self._snapshot_error: BaseException | None = None
@@ -131,7 +133,7 @@ class Capture:
 
     def run(self, *, once: bool = False, until: datetime | None = None) -> UnitState:
         """Capture. `once`: snapshots and the stream up to now; `until`: up to that time of the source; else until `stop`."""
-        client = connections.connect(self.settings, self.unit.connection)
+        client = connections.connect(self.settings, self.unit.connection, uri=self._uri)
         try:
             now = connections.check(client, self.unit.connection, self._uri)
             self.positions.acquire(self.owner)
@@ -348,16 +350,24 @@ class Capture:
         self.positions.commit(change)
 
     def _note_oplog(self, client: MongoClient[dict[str, Any]]) -> None:
-        """Keep how far back the oplog goes; asked seldom, for a server may read its whole oplog to answer."""
+        """Find out how far back the oplog goes, for the next commit; asked seldom and beside the stream, for a server may read its
+        whole oplog to answer."""
         asked, now = self.positions.state.oplog_asked_at, datetime.now(UTC)
-        if asked is not None and now - asked < timedelta(seconds=OPLOG_SECONDS):
+        asking = self._oplog is not None and self._oplog.is_alive()
+        if asking or (asked is not None and now - asked < timedelta(seconds=OPLOG_SECONDS)):
             return
-        first = oplog_first(client)
 
-        def note(state: UnitState) -> None:
-            state.oplog_first, state.oplog_asked_at = first, now
+        def ask() -> None:
+            first = oplog_first(client)
 
-        self.positions.commit(note)
+            def note(state: UnitState) -> None:
+                state.oplog_first, state.oplog_asked_at = first, now
+
+            with contextlib.suppress(FencedError):  # which the stream finds as well, and says
+                self.positions.commit(note)
+
+        self._oplog = threading.Thread(target=ask, name=f"oplog-{self.unit.name}", daemon=True)
+        self._oplog.start()
 
     # Contracts, requests, snapshots.
 
@@ -430,8 +440,9 @@ class Capture:
 
     def _end_snapshots(self) -> None:
         self._snapshots_stop.set()
-        if self._snapshots is not None:
-            self._snapshots.join(timeout=30)
+        for thread in (self._snapshots, self._oplog):
+            if thread is not None:
+                thread.join(timeout=30)
 
 
 def _want_snapshot(

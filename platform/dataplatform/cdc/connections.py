@@ -18,6 +18,7 @@ from pymongo.uri_parser import parse_uri
 
 from ..errors import PlatformError
 from ..settings import Settings
+from .secrets import PREFIX, secret_of
 
 SELECTION_SECONDS = 10.0
 PRIVILEGES = "find and changeStream on the databases (role `read` on each, or `readAnyDatabase` for one stream of all)"
@@ -33,28 +34,37 @@ def setting_of(connection: str) -> str:
 
 
 def uri_of(settings: Settings, connection: str) -> str:
-    """The connection's URI; SourceError where there is none."""
+    """The connection's URI, from the environment or from the secret that is named there; SourceError where there is none."""
     for name, uri in settings.connections.items():
         if name.lower() == connection.lower():
-            return uri.get_secret_value()
+            given = uri.get_secret_value()
+            return secret_of(given, setting_of(connection)) if given.startswith(PREFIX) else given
     raise SourceError(
         f"the connection `{connection}` has no URI",
         where=setting_of(connection),
-        fix="set it to the deployment's URI, such as mongodb://user:password@host:27017/?replicaSet=rs0",
+        fix="set it to the deployment's URI, such as mongodb://user:password@host:27017/?replicaSet=rs0, or to the secret"
+        " that holds it, sm://projects/<project>/secrets/<name>",
     )
 
 
-def connect(settings: Settings, connection: str, **options: Any) -> MongoClient[dict[str, Any]]:
-    """A client of the connection; nothing is sent yet. SourceError where the URI is none."""
-    uri = uri_of(settings, connection)
+def connect(
+    settings: Settings, connection: str, *, uri: str | None = None, **options: Any
+) -> MongoClient[dict[str, Any]]:
+    """A client of the connection (`uri`: what `uri_of` gave, where it is known already); nothing is sent to it yet. SourceError
+    where the URI is none."""
+    uri = uri or uri_of(settings, connection)
     try:
+        if uri.split("?")[0].count("@") > 1:
+            raise InvalidURI("an @ in user or password")  # which the driver takes for the end of it
         parse_uri(uri, validate=True, warn=False) if uri.startswith("mongodb://") else None
         return MongoClient(
             uri, appname="dataplatform-cdc", **({"serverSelectionTimeoutMS": int(SELECTION_SECONDS * 1000)} | options)
         )
     except (InvalidURI, ConfigurationError, ValueError) as error:
+        # A password with a character that should be encoded makes the driver take parts of it for a host or a port.
+        reason = "user and password, host, port or options are written wrong" if "@" in uri else str(error)
         raise SourceError(
-            f"not a MongoDB URI: {redact(str(error), uri)}",
+            f"not a MongoDB URI: {reason}",
             where=setting_of(connection),
             fix="write mongodb://[user:password@]host:port/[?options], special characters percent-encoded",
         ) from None

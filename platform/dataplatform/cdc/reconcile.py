@@ -89,7 +89,7 @@ def reconcile(
     Raises PlatformError where the capture does not reach the time at which the source was read.
     """
     uri = connections.uri_of(settings, contract.connection)
-    client = connections.connect(settings, contract.connection)
+    client = connections.connect(settings, contract.connection, uri=uri)
     try:
         return _reconcile(client, hours, contract, sample, seed, everything=everything)
     except PyMongoError as error:
@@ -250,7 +250,8 @@ def repair(
     Each correction has the position that the source had reached before its document was read, so a change after that
     still wins.
     """
-    client = connections.connect(settings, contract.connection)
+    uri = connections.uri_of(settings, contract.connection)
+    client = connections.connect(settings, contract.connection, uri=uri)
     try:
         collection = client[contract.database].get_collection(contract.collection, codec_options=CODEC)
         now = connections.operation_time(client)
@@ -277,7 +278,6 @@ def repair(
                 )
             )
     except PyMongoError as error:
-        uri = connections.uri_of(settings, contract.connection)
         raise connections.source_error(error, contract.connection, uri) from error
     finally:
         client.close()
