@@ -1,16 +1,23 @@
 """Fixtures of the whole suite: the embedded servers, started once a session (a worker, under pytest-xdist), and settings for a test."""
 
 import os
+import pwd
 import shutil
+import signal
+import subprocess
+import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pg8000.exceptions
+import pg8000.native
 import pytest
 
-from dataplatform.local.servers import Server, bigquery_command, free_ports, mongo_command
+from dataplatform.local.servers import Server, accepts_connections, bigquery_command, free_ports, mongo_command
 from dataplatform.settings import Settings
 
 SettingsFor = Callable[..., Settings]
@@ -124,6 +131,78 @@ class RedisServer:
 REDIS_PROGRAM = shutil.which("redis-server")
 
 
+def _postgres_programs() -> Path | None:
+    """The folder of PostgreSQL's programs, where there is one: on PATH, or where Debian puts them."""
+    program = shutil.which("initdb")
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    found = Path(program) if program else debian[-1] if debian else None
+    return found.parent if found else None
+
+
+POSTGRES_PROGRAMS = _postgres_programs()
+
+
+class Postgres:
+    """A real PostgreSQL of this session. It refuses to run as root, so that it runs as another user there."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        (self.port,) = free_ports(1)
+        self.folder = folder
+        self._programs = programs
+        self._user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        if self._user is not None:
+            os.chown(self.folder, self._user, -1)
+        data = self.folder / "data"
+        initdb = [self._programs / "initdb", "-D", data, "-U", "test", "--auth=trust", "--no-sync", "--encoding=UTF8"]
+        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, user=self._user)
+        self._process = subprocess.Popen(
+            [self._programs / "postgres", "-D", data, "-k", self.folder, "-h", "127.0.0.1", "-p", str(self.port), "-F"],
+            stdout=subprocess.DEVNULL,
+            stderr=(self.folder / "server.log").open("wb"),
+            user=self._user,
+        )
+        deadline = time.monotonic() + 30
+        while not accepts_connections(self.port):
+            assert time.monotonic() < deadline and self._process.poll() is None, (
+                self.folder / "server.log"
+            ).read_text()
+            time.sleep(0.05)
+
+    def new_database(self) -> str:
+        """URL of an empty database of its own."""
+        name = f"t{uuid.uuid4().hex[:12]}"
+        deadline = time.monotonic() + 10
+        while True:  # it takes connections a little before it is ready
+            try:
+                connection = pg8000.native.Connection("test", host="127.0.0.1", port=self.port, database="postgres")
+                break
+            except pg8000.exceptions.DatabaseError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        connection.run(f"CREATE DATABASE {name}")
+        connection.close()
+        return f"postgresql+pg8000://test@127.0.0.1:{self.port}/{name}"
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL, where one is installed. Without one, its tests are not collected, and the summary says so."""
+    assert POSTGRES_PROGRAMS is not None, "PostgreSQL is not installed"
+    with tempfile.TemporaryDirectory(prefix="dataplatform-postgres-", ignore_cleanup_errors=True) as folder:
+        server = Postgres(POSTGRES_PROGRAMS, Path(folder))
+        server.start()
+        yield server
+        server.stop()
+
+
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A real redis-server, where there is one on PATH. Without one, tests of the adapter are not collected at all, and the
@@ -136,13 +215,26 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server.stop()
 
 
+@pytest.fixture(params=["sqlite", *(["postgresql"] if POSTGRES_PROGRAMS else [])])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """SQLAlchemy URL of an empty database, of every kind that the store of parameters and cases is used on."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'parameters.sqlite'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Says whether the Redis adapter was tested."""
-    if REDIS_PROGRAM is None:
-        terminalreporter.section("NOT TESTED: the Redis adapter of the online features", yellow=True)
-        terminalreporter.line("There is no redis-server on PATH; install one (`.ci/run` does) and run the tests again.")
-    else:
-        terminalreporter.line(f"Redis adapter of the online features: tested with {REDIS_PROGRAM}")
+    """Says whether what needs a server of the machine was tested."""
+    for what, found, fix in (
+        ("Redis, for the online features", REDIS_PROGRAM, "redis-server"),
+        ("PostgreSQL, for parameters and cases", POSTGRES_PROGRAMS, "postgresql"),
+    ):
+        if found is None:
+            terminalreporter.section(f"NOT TESTED: {what}", yellow=True)
+            terminalreporter.line(f"It is not on this machine; install {fix} and run the tests again.")
+        else:
+            terminalreporter.line(f"{what}: tested with {found}")
 
 
 @pytest.fixture(scope="session")

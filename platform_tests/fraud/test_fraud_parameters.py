@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 
 from dataplatform.contracts.errors import ContractError
+from dataplatform.errors import PlatformError
+from dataplatform.fraud.cases import CaseAlert, CaseDecision, Cases
 from dataplatform.fraud.parameters import (
     ConflictError,
     NotAllowedError,
     ParameterStore,
     UnknownVersionError,
+    database_url,
     export_live,
 )
 from dataplatform.fraud.policies import parse_policy
@@ -28,17 +31,20 @@ rules:
 """
 
 
-def open_store(path, level="block"):
-    policies = {"transfer": parse_policy(POLICY.replace("LEVEL", level))}
-    store = ParameterStore(f"sqlite:///{path / 'p.sqlite'}", policies)
+def policies_of(level):
+    return {"transfer": parse_policy(POLICY.replace("LEVEL", level))}
+
+
+def open_store(database, level="block"):
+    store = ParameterStore(database, policies_of(level))
     for user, role in (("vera", "viewer"), ("ed", "editor"), ("eve", "editor"), ("ada", "approver")):
         store.grant(user, role, by="root")
     return store
 
 
 @pytest.fixture
-def store(tmp_path):
-    return open_store(tmp_path)
+def store(database):
+    return open_store(database)
 
 
 def test_a_change_goes_live_by_two_persons(store):
@@ -77,14 +83,14 @@ def test_an_author_cannot_approve(store):
         store.approve("transfer", 2, by="ada")
 
 
-def test_a_policy_that_blocks_nobody_needs_one_person(tmp_path):
-    store = open_store(tmp_path, level="hold")
+def test_a_policy_that_blocks_nobody_needs_one_person(database):
+    store = open_store(database, level="hold")
     store.propose("transfer", {"min_membership": 70}, base_version=1, by="ed", reason="why")
     assert store.advance("transfer", 2, "live", by="ed").state == "live"
 
 
-def test_two_editors_at_once_one_gets_a_conflict_with_the_difference(tmp_path):
-    store = open_store(tmp_path, level="hold")
+def test_two_editors_at_once_one_gets_a_conflict_with_the_difference(database):
+    store = open_store(database, level="hold")
     store.propose("transfer", {"min_membership": 70}, base_version=1, by="ed", reason="why")
     store.propose("transfer", {"large": 5}, base_version=1, by="eve", reason="why")
     store.advance("transfer", 2, "live", by="ed")
@@ -99,8 +105,8 @@ def test_two_editors_at_once_one_gets_a_conflict_with_the_difference(tmp_path):
     assert error.value.difference == {"min_membership": {"base": 30, "live": 70, "wanted": 20}}
 
 
-def test_a_race_of_editors_has_one_winner(tmp_path):
-    store = open_store(tmp_path, level="hold")
+def test_a_race_of_editors_has_one_winner(database):
+    store = open_store(database, level="hold")
     for _ in range(6):
         store.propose("transfer", {"min_membership": 70}, base_version=1, by="ed", reason="why")
     outcomes = []
@@ -118,6 +124,45 @@ def test_a_race_of_editors_has_one_winner(tmp_path):
     for thread in threads:
         thread.join()
     assert sorted(outcomes) == ["conflict"] * 5 + ["live"]
+
+
+def test_many_processes_that_start_at_once_make_one_database(database):
+    """Whoever comes first migrates and seeds; nobody fails."""
+    outcomes = []
+
+    def start():
+        try:
+            outcomes.append(ParameterStore(database, policies_of("hold")).snapshot().policies["transfer"].live.version)
+        except Exception as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == [1] * 6
+    assert len(ParameterStore(database, policies_of("hold")).versions("transfer")) == 1
+
+
+def test_alerts_of_one_entity_at_once_make_one_case(database):
+    store = open_store(database)
+    evidence = {"facts": {"name": "\U0001f600 가"}}
+
+    def take(number):
+        alert = CaseAlert(f"a{number}", number, "p", "e", f"e{number}", "user", "u1", "hold", 5, evidence)
+        for _ in range(2):
+            Cases(ParameterStore(database, store.policies)).take(alert, [CaseDecision("r", 1, "p", "hold", "hold")])
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [case] = Cases(store).find(by="vera")
+    found = Cases(store).read(case.id, by="vera")
+    assert case.alerts == 6 and len(found["evidence"]) == 6 and len(found["decisions"]) == 1
+    assert found["evidence"][0]["evidence"] == evidence
 
 
 @pytest.mark.parametrize(
@@ -146,8 +191,8 @@ def test_roles(store):
         store.propose("unknown", {}, base_version=1, by="ed", reason="why")
 
 
-def test_rollback(tmp_path):
-    store = open_store(tmp_path, level="hold")
+def test_rollback(database):
+    store = open_store(database, level="hold")
     store.propose("transfer", {"min_membership": 70}, base_version=1, by="ed", reason="why")
     store.advance("transfer", 2, "live", by="ed")
     back = store.rollback("transfer", by="eve", reason="Too many holds.")
@@ -156,9 +201,9 @@ def test_rollback(tmp_path):
     assert [each.state for each in store.versions("transfer")] == ["live", "retired", "retired", "retired"]
 
 
-def test_lists_with_expiry(tmp_path):
+def test_lists_with_expiry(database):
     now = [1_000_000]
-    store = open_store(tmp_path)
+    store = open_store(database)
     store.clock = lambda: now[0]
     store.put_entries("watched", ["a", "b"], by="ed", reason="Reported.", expires_at=2_000_000)
     store.put_entries("watched", ["c"], by="ed", reason="Confirmed.")
@@ -171,8 +216,8 @@ def test_lists_with_expiry(tmp_path):
         store.put_entries("watched", [5], by="ed", reason="why")
 
 
-def test_parameters_survive_and_the_git_copy_follows(tmp_path):
-    store = open_store(tmp_path, level="hold")
+def test_parameters_survive_and_the_git_copy_follows(database, tmp_path):
+    store = open_store(database, level="hold")
     assert len(export_live(store, tmp_path / "copy")) == 1
     store.propose("transfer", {"min_membership": 70}, base_version=1, by="ed", reason="why")
     assert export_live(store, tmp_path / "copy") == []
@@ -182,3 +227,17 @@ def test_parameters_survive_and_the_git_copy_follows(tmp_path):
     [file] = export_live(again, tmp_path / "copy")
     assert "version: 2" in file.read_text() and "unit: days" in file.read_text()
     assert isinstance(file, Path)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://ana:hunter2@127.0.0.1:1/fraud", "does not answer"),
+        ("oracle+nothing://ana:hunter2@127.0.0.1/fraud", "no such kind"),
+        ("postgresql+psycopg2://ana:hunter2@127.0.0.1/fraud", "no such kind"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_told_without_its_password(tmp_path, url, said):
+    with pytest.raises(PlatformError, match=said) as error:
+        ParameterStore(database_url(url, tmp_path), policies_of("hold"))
+    assert "hunter2" not in str(error.value) and "127.0.0.1" in str(error.value)

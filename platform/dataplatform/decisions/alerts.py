@@ -6,7 +6,6 @@ the batch: landing it again, or giving it to the cases again, changes nothing.
 """
 
 import hashlib
-import logging
 import secrets
 import sqlite3
 from collections import Counter
@@ -28,7 +27,8 @@ from .judge import Bench, FeatureSource, Record, Request, judge, look_up
 
 ALERTS_STREAM = "alerts"
 JUDGED_STREAM = "judged"
-log = logging.getLogger(__name__)
+COUNT_MICROS = 30_000_000
+"""How often counts are landed."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -57,7 +57,7 @@ class Alert(msgspec.Struct):
 
 
 class Judged(msgspec.Struct):
-    """One line of the landing, as `fraud.judged` has it: how often a rule was asked, fired and was undecided in an hour."""
+    """One line of the landing, as `fraud.judged` has it: how often a rule was asked, fired and was undecided since the line before."""
 
     judged_at: str
     writer: str
@@ -147,9 +147,10 @@ class AlertBox:
         for statement in (
             "CREATE TABLE IF NOT EXISTS judged (source TEXT, id TEXT, known INTEGER, PRIMARY KEY (source, id)) WITHOUT ROWID",
             "CREATE INDEX IF NOT EXISTS judged_known ON judged (known)",
-            "CREATE TABLE IF NOT EXISTS outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER, lines BLOB, landed INTEGER)",
-            "CREATE TABLE IF NOT EXISTS counts (hour INTEGER, policy TEXT, rule TEXT, judged INTEGER, fired INTEGER,"
-            " undecided INTEGER, PRIMARY KEY (hour, policy, rule)) WITHOUT ROWID",
+            "CREATE TABLE IF NOT EXISTS outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER, stream TEXT, lines BLOB,"
+            " landed INTEGER)",
+            "CREATE TABLE IF NOT EXISTS counts (policy TEXT, rule TEXT, since INTEGER, judged INTEGER, fired INTEGER,"
+            " undecided INTEGER, PRIMARY KEY (policy, rule)) WITHOUT ROWID",
             "CREATE TABLE IF NOT EXISTS decisions (entity TEXT, key TEXT, request_id TEXT, at INTEGER, line BLOB,"
             " PRIMARY KEY (entity, key, request_id)) WITHOUT ROWID",
             "CREATE INDEX IF NOT EXISTS decisions_at ON decisions (at)",
@@ -175,35 +176,36 @@ class AlertBox:
         row = (event.event, event.event_id, event.known)
         return self._database.execute("INSERT OR IGNORE INTO judged VALUES (?, ?, ?)", row).rowcount == 1
 
-    def count(self, hour: int, policy: str, rule: str, judged: int, fired: int, undecided: int) -> None:
-        """Add to what was counted in an hour (microseconds since 1970)."""
+    def count(self, now: int, policy: str, rule: str, judged: int, fired: int, undecided: int) -> None:
+        """Add to what was counted since the counts were last sent on their way."""
         self._database.execute(
             "INSERT INTO counts VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET judged = judged + excluded.judged,"
             " fired = fired + excluded.fired, undecided = undecided + excluded.undecided",
-            (hour, policy, rule, judged, fired, undecided),
+            (policy, rule, now, judged, fired, undecided),
         )
 
-    def land_counts(self, landing: Landing, before: int) -> int:
-        """Land what was counted in the hours before a time; how many hours."""
-        hours = self._database.execute(
-            "SELECT DISTINCT hour FROM counts WHERE hour < ? ORDER BY hour", (before,)
-        ).fetchall()
-        for (hour,) in hours:
-            rows = self._database.execute(
-                "SELECT policy, rule, judged, fired, undecided FROM counts WHERE hour = ? ORDER BY policy, rule",
-                (hour,),
-            )
-            lines = b"".join(_encode(Judged(time_text(hour), self._name, *row)) + b"\n" for row in rows)
-            with suppress(FileExistsError):  # landed before the process died
-                landing.put(hour_of(datetime.fromtimestamp(hour / 1e6, UTC)), f"{self._name}.ndjson", lines)
-            self._database.execute("DELETE FROM counts WHERE hour = ?", (hour,))
-        return len(hours)
+    def send_counts(self, now: int, *, every: int = COUNT_MICROS) -> None:
+        """Put what was counted on its way, when the oldest of it is old enough."""
+        (since,) = self._database.execute("SELECT min(since) FROM counts").fetchone()
+        if since is None or since > now - every:
+            return
+        self.begin()
+        rows = self._database.execute("SELECT policy, rule, judged, fired, undecided FROM counts ORDER BY policy, rule")
+        lines = b"".join(_encode(Judged(time_text(now), self._name, *row)) + b"\n" for row in rows)
+        self._send(now, JUDGED_STREAM, lines)
+        self._database.execute("DELETE FROM counts")
+        self._database.execute("COMMIT")
+
+    def _send(self, now: int, stream: str, lines: bytes) -> None:
+        self._database.execute(
+            "INSERT INTO outbox (at, stream, lines, landed) VALUES (?, ?, ?, 0)", (now, stream, lines)
+        )
 
     def commit(self, alerts: list[Alert], now: int) -> None:
         """Keep what the batch judged and found."""
         if alerts:
             lines = b"".join(_encode(alert) + b"\n" for alert in alerts)
-            self._database.execute("INSERT INTO outbox (at, lines, landed) VALUES (?, ?, 0)", (now, lines))
+            self._send(now, ALERTS_STREAM, lines)
         self._database.execute("DELETE FROM judged WHERE known < ?", (now - self.keep,))
         self._database.execute("DELETE FROM decisions WHERE at < ?", (now - self.keep,))
         self._database.execute("COMMIT")
@@ -213,25 +215,24 @@ class AlertBox:
         if self._database.in_transaction:
             self._database.execute("ROLLBACK")
 
-    def deliver(self, landing: Landing, cases: Cases | None) -> int:
-        """Land what is on its way and give it to the cases; without these it waits. How many alerts are done."""
-        rows = self._database.execute("SELECT number, at, lines, landed FROM outbox ORDER BY number").fetchall()
+    def deliver(self, landings: Mapping[str, Landing], cases: Cases | None) -> int:
+        """Land what is on its way, and give alerts to the cases; without these they wait. How many alerts are done."""
+        rows = self._database.execute("SELECT number, at, stream, lines, landed FROM outbox ORDER BY number").fetchall()
         done = 0
-        for number, at, lines, landed in rows:
+        for number, at, stream, lines, landed in rows:
             if not landed:
-                try:
-                    landing.put(
-                        hour_of(datetime.fromtimestamp(at / 1e6, UTC)), f"{self._name}-{number:09d}.ndjson", lines
-                    )
-                except FileExistsError:
-                    log.info("alerts %d were landed before", number)
+                hour = hour_of(datetime.fromtimestamp(at / 1e6, UTC))
+                with suppress(FileExistsError):  # landed before the process died
+                    landings[stream].put(hour, f"{self._name}-{number:09d}.ndjson", lines)
                 self._database.execute("UPDATE outbox SET landed = 1 WHERE number = ?", (number,))
-            if cases is not None:
-                alerts = [msgspec.json.decode(line, type=Alert) for line in lines.splitlines()]
-                for alert in alerts:
+            if stream == ALERTS_STREAM:
+                if cases is None:
+                    continue
+                for line in lines.splitlines():
+                    alert = msgspec.json.decode(line, type=Alert)
                     cases.take(_case_alert(alert), self.recent_decisions(alert.entity, alert.entity_key))
-                self._database.execute("DELETE FROM outbox WHERE number = ?", (number,))
-                done += len(alerts)
+                    done += 1
+            self._database.execute("DELETE FROM outbox WHERE number = ?", (number,))
         return done
 
     def note_decision(self, entity: str, key: str, decision: CaseDecision) -> None:
@@ -298,11 +299,11 @@ class AlertStream:
 
     def commit(self) -> None:
         """Make the batch durable."""
-        hour = _micros(hour_of(self._now))
+        now = _micros(self._now)
         for name, count in self._counts.items():
             for rule in self.benches.catalog.policies[name].policy.rules:
-                self.box.count(hour, name, rule.name, count.judged, count.fired[rule.name], count.undecided[rule.name])
-        self.box.commit(self._found, _micros(self._now))
+                self.box.count(now, name, rule.name, count.judged, count.fired[rule.name], count.undecided[rule.name])
+        self.box.commit(self._found, now)
 
 
 def note_decisions(box: AlertBox, benches: Benches, records: Iterable[Record]) -> set[tuple[str, str]]:

@@ -36,7 +36,7 @@ from ..fraud.catalog import OPERATIONS, Catalog, load_catalog
 from ..fraud.moments import Event, lookup, read_column
 from ..fraud.tree import Fact
 from ..fraud.values import ValueProblem, micros, time_text
-from ..landing import Landing, hour_of, open_landing
+from ..landing import Landing, open_landing
 from ..settings import Settings
 from .alerts import ALERTS_STREAM, JUDGED_STREAM, AlertBox, AlertStream, note_decisions
 from .bench import Benches
@@ -64,8 +64,7 @@ class Feed:
         contracts = contracts or load_contracts(settings.schemas_dir)
         self.catalog = catalog or load_catalog(settings.schemas_dir, contracts)
         self.landing = landing or open_landing(settings, EVENTS_STREAM)
-        self.alerts_landing = open_landing(settings, ALERTS_STREAM)
-        self.judged_landing = open_landing(settings, JUDGED_STREAM)
+        self.landings = {name: open_landing(settings, name) for name in (ALERTS_STREAM, JUDGED_STREAM)}
         self.decisions_landing = open_landing(settings, DECISIONS_STREAM)
         self.judge = Judge(contracts.events)
         self.states = {name: open_state(settings, entity) for name, entity in self.catalog.entities.items()}
@@ -136,8 +135,8 @@ class Feed:
 
     def deliver(self) -> int:
         """Land the alerts that are on their way, and put them into cases; how many are done."""
-        self.box.land_counts(self.judged_landing, micros(hour_of(datetime.now(UTC)).isoformat()))
-        return self.box.deliver(self.alerts_landing, self.cases)
+        self.box.send_counts(time.time_ns() // 1000)
+        return self.box.deliver(self.landings, self.cases)
 
     @property
     def cases(self) -> Cases | None:

@@ -8,6 +8,7 @@ difference, never a silent overwrite. Every change that decisions depend on rais
 
 import fcntl
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ Role = Literal["viewer", "editor", "approver"]
 ROLES: tuple[str, ...] = get_args(Role)
 """Each may do what those before it may."""
 MAX_LIST_ENTRY = 500
+_MIGRATION_LOCK = 7_305_001
+_migrating = threading.Lock()
 
 _metadata = sa.MetaData()
 _versions = sa.Table(
@@ -157,16 +160,24 @@ class ParameterStore:
         self.clock = clock or (lambda: time.time_ns() // 1000)
         if self.url.get_backend_name() == "sqlite" and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = sa.create_engine(self.url, pool_pre_ping=True)
+        shown = self.url.render_as_string(hide_password=True)
+        try:
+            self.engine = sa.create_engine(self.url, pool_pre_ping=True)
+        except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
+            raise PlatformError(
+                f"no such kind of database is known here: {error}",
+                where=shown,
+                fix="write postgresql://user:password@host/name in DATAPLATFORM_FRAUD_DATABASE",
+            ) from None
         if self.url.get_backend_name() == "sqlite":
             _use_real_transactions(self.engine)
         try:
             self._migrate()
             self._seed()
-        except sa.exc.OperationalError as error:
+        except sa.exc.DBAPIError as error:
             raise PlatformError(
                 f"the store of parameters does not answer: {error.orig}",
-                where=self.url.render_as_string(hide_password=True),
+                where=shown,
                 fix="start the database, or correct DATAPLATFORM_FRAUD_DATABASE",
             ) from error
 
@@ -438,6 +449,9 @@ class ParameterStore:
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
         with _one_at_a_time(self.url), self.engine.begin() as connection:
+            if self.url.get_backend_name() == "postgresql":
+                # Tables that two processes make at once would meet in PostgreSQL's own catalogue.
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
@@ -651,13 +665,16 @@ def _use_real_transactions(engine: sa.Engine) -> None:
 
 @contextmanager
 def _one_at_a_time(url: URL) -> Iterator[None]:
-    """Migrations by one process at a time; PostgreSQL's own DDL transactions do that there."""
-    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
-        yield
-        return
-    with Path(f"{url.database}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    """Migrations of a SQLite file by one process at a time (PostgreSQL has its own lock), and by one thread: Alembic's
+    environment is a global.
+    """
+    with _migrating:
+        if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+            yield
+            return
+        with Path(f"{url.database}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
 
 __all__ = ["ConflictError", "NotAllowedError", "ParameterStore", "Snapshot", "UnknownVersionError", "read_parameter"]

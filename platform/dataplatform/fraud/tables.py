@@ -55,7 +55,12 @@ ALERTS_SCHEMA: list[dict[str, Any]] = [
     {"name": "record", "type": "STRING", "mode": "NULLABLE", "description": "All it was made from, as JSON."},
 ]
 JUDGED_SCHEMA: list[dict[str, Any]] = [
-    {"name": "judged_at", "type": "TIMESTAMP", "mode": "REQUIRED", "description": "The hour, at its beginning."},
+    {
+        "name": "judged_at",
+        "type": "TIMESTAMP",
+        "mode": "REQUIRED",
+        "description": "When the counts were landed; they are since the time before.",
+    },
     {"name": "writer", "type": "STRING", "mode": "REQUIRED", "description": "Which stream process counted."},
     {"name": "policy", "type": "STRING", "mode": "REQUIRED", "description": "The policy."},
     {"name": "rule", "type": "STRING", "mode": "REQUIRED", "description": "Its rule."},

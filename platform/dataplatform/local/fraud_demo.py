@@ -1,4 +1,4 @@
-"""A step of the demo: live decisions, a threshold that is changed by two people, a backtest, what the policies catch."""
+"""A step of the demo: live decisions, a threshold that two people change, alerts and a case, a backtest, what the policies catch."""
 
 import http.client
 import json
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from ..contracts.load import Contracts
 from ..settings import Settings
 from ..warehouse.client import Warehouse
+from .simulator import Batch, send
 from .stack import read_memory
 
 POLICY = "transfer"
@@ -21,6 +22,7 @@ PARAMETER = "large_amount"
 PEOPLE = {"dana": "editor", "eli": "approver"}
 """Who changes the threshold: one writes, another approves."""
 IN_FORCE_SECONDS = 1.0
+ALERT_SECONDS = 15.0
 _HOUR = timedelta(hours=1)
 
 
@@ -50,6 +52,12 @@ class Decisions:
         response = self.connection.getresponse()
         return response.status, json.loads(response.read())
 
+    def cases(self, entity_key: str) -> list[dict[str, Any]]:
+        """The cases of one entity."""
+        self.connection.request("GET", f"/v1/cases?entity_key={entity_key}", headers=self.headers)
+        found: list[dict[str, Any]] = json.loads(self.connection.getresponse().read()).get("cases", [])
+        return found
+
 
 def show_fraud(demo: Telling, *, decisions: int = 300) -> None:
     """The step. Leaves the policies' parameters as they were."""
@@ -58,7 +66,8 @@ def show_fraud(demo: Telling, *, decisions: int = 300) -> None:
     service = Decisions(url)
     _decide_many(demo, service, decisions)
     _change_a_threshold(demo, service)
-    _materialise_decisions(demo)
+    _alert_and_case(demo, service)
+    _materialise(demo)
     _backtest(demo)
     _patterns(demo)
 
@@ -159,8 +168,70 @@ def _change_a_threshold(demo: Telling, service: Decisions) -> None:
     store.rollback(POLICY, by=author, reason="The demo is over.")
 
 
-def _materialise_decisions(demo: Telling) -> None:
-    """What is due now, with the running hour of decisions, which is closed early; later decisions re-open it."""
+def _alert_and_case(demo: Telling, service: Decisions) -> None:
+    """A new account that pays many: its landed events become alerts, and these a case.
+
+    They are received before the demo's first hour, so that they are in no hour whose events the demo counts.
+    """
+    from ..fraud.catalog import load_catalog
+    from ..fraud.parameters import ParameterStore, database_url
+
+    settings = demo.settings
+    collector = read_memory(settings.data_dir.resolve()).services["collector"].url
+    assert collector is not None
+    catalog = load_catalog(settings.schemas_dir, demo.contracts)
+    store = ParameterStore(database_url(settings.fraud_database, settings.data_dir), catalog.policies)
+    store.grant("local", "viewer", by="demo")  # the name of the key that the demo uses
+    mule = f"mule-{uuid.uuid4().hex[:8]}"
+    hour = settings.first_hour - _HOUR
+    received = hour + timedelta(minutes=30)
+    events = list(_mule(mule, received))
+    body = json.dumps(events).encode()
+    send(collector, [Batch(hour, received, "/v1/events", body, len(events))], connections=1)
+    began = time.monotonic()
+    cases: list[dict[str, Any]] = []
+    while not cases and time.monotonic() - began < ALERT_SECONDS:
+        time.sleep(0.05)
+        cases = service.cases(mule)
+    seconds = time.monotonic() - began
+    for case in cases:
+        demo.say(
+            f"  {len(events)} events of {mule}: {case['alerts']} alerts in case {case['id']} after {seconds:.1f} s"
+        )
+    demo.check("landed events become alerts and one case", [case["level"] for case in cases] == ["warn_confirm"])
+
+
+def _mule(user: str, until: datetime) -> Iterator[dict[str, Any]]:
+    """What a new account does that passes money on, a minute after the other."""
+
+    def event(name: str, minutes: int, params: dict[str, Any]) -> dict[str, Any]:
+        at = (until - timedelta(minutes=minutes)).isoformat().replace("+00:00", "Z")
+        return {
+            "event": name,
+            "event_id": uuid.uuid4().hex,
+            "event_time": at,
+            "user_id": user,
+            "device_id": f"phone-{user}",
+            "params": params,
+        }
+
+    agreed = [{"document": "terms", "version": "1", "agreed": True}]
+    yield event("register_user_identity", 20, {"method": "phone", "agreements": agreed})
+    for turn in range(9):
+        transfer = {
+            "transfer_id": f"tr_{uuid.uuid4().hex[:16]}",
+            "amount": "150000",
+            "currency": "KRW",
+            "sender": {"account_no": "99990000"},
+            "receiver": {"account_no": f"7700-{turn:04d}"},
+            "method": "balance",
+            "is_first": True,
+        }
+        yield event("send_transfer_pay", 10 - turn, transfer)
+
+
+def _materialise(demo: Telling) -> None:
+    """What is due now, with the running hour of decisions and alerts, which is closed early; later ones re-open it."""
     from ..catch_up import definitions_of
     from ..fraud.catalog import load_catalog
     from ..fraud.due import FraudStream

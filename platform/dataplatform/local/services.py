@@ -145,7 +145,7 @@ SERVICES: tuple[Service, ...] = (
     ),
     Service(
         name="fraud-stream",
-        description="keeps the online features of fraud detection up to date from the landed events",
+        description="fraud detection after the event: online features, alerts and cases from what was landed",
         command=lambda _: _program("dataplatform", "fraud", "stream"),
         health=Health(alive_seconds=3),
         wanted=_has_policies,
