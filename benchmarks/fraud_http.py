@@ -245,8 +245,9 @@ def main() -> None:
                     print(f"{name:<28}{rate:>10,.0f}{p50:>9.2f}{p99:>9.2f}{bad:>8}{1e6 * spent:>13.0f}")
             best = max(rates["decisions"])
             pause = round(1000 * connections / (best / 2))
-            rate, p50, p99, bad = wrk(port, folder, "half", seconds, connections, pause)
-            print(f"{'decisions at half load':<28}{rate:>10,.0f}{p50:>9.2f}{p99:>9.2f}{bad:>8}")
+            for name, which in (("FastAPI echo", bare_port), ("decisions", port)):
+                rate, p50, p99, bad = wrk(which, folder, f"half{which}", seconds, connections, pause)
+                print(f"{name + ' at that half load':<28}{rate:>10,.0f}{p50:>9.2f}{p99:>9.2f}{bad:>8}")
             print(f"decisions / echo, by rate: {100 * best / max(rates['FastAPI echo']):.0f}%")
             metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
             print(
