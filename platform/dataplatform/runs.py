@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -18,6 +18,9 @@ from typing import Any
 import dagster as dg
 import psutil
 import sqlalchemy
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 from dagster._grpc.client import DagsterGrpcClient
 from ruamel.yaml import YAML
 
@@ -33,6 +36,8 @@ HOST_TAG, PID_TAG, STARTED_TAG = "dataplatform/host", "dataplatform/pid", "datap
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
 PARTITION_TAG = "dagster/partition"
+ENGINES = 64
+"""SQLite files (the event log has one a run) whose engines a process keeps."""
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -138,6 +143,7 @@ def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
         shutil.copyfile(ours, home / "dagster.yaml")
     if settings.env == "local" and not sqlalchemy.event.contains(sqlalchemy.Engine, "connect", _without_fsync):
         sqlalchemy.event.listen(sqlalchemy.Engine, "connect", _without_fsync)
+        _keep_engines()
     with dg.DagsterInstance.from_config(str(home)) as instance:
         yield instance
 
@@ -151,6 +157,27 @@ def _without_fsync(connection: Any, record: object) -> None:
     del record
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
+
+
+def _keep_engines() -> None:
+    """Dagster's SQLite storages make an engine for every event, and SQLAlchemy then compiles every statement anew: that was
+    half of a run over many partitions. An engine that is kept keeps its compiled statements; connections still end with use.
+    """
+    for storage in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
+        vars(storage)["create_engine"] = _keeping(vars(storage)["create_engine"])
+
+
+def _keeping(make: Callable[..., sqlalchemy.Engine]) -> Callable[..., sqlalchemy.Engine]:
+    engines: dict[str, sqlalchemy.Engine] = {}
+
+    def kept(url: str, **options: Any) -> sqlalchemy.Engine:
+        if url not in engines:
+            if len(engines) == ENGINES:
+                engines.clear()
+            engines[url] = make(url, **options)
+        return engines[url]
+
+    return kept
 
 
 def reload_code_location(instance: dg.DagsterInstance, after_seconds: float = 2.0) -> bool:

@@ -249,11 +249,14 @@ def read_array(field: Field, q: str, indent: int) -> str:
     members = element_members(field.fields)
     columns = [f"{json_text('e', *member.path)} AS {member.text}" for member in members]
     rows = f"(SELECT {', '.join(['o', 'e', *columns])}{pad}    FROM {elements(q)})"
+    # Columns by name: with a star in a correlated sub-query, the embedded server cannot tell whose column a name is.
+    names = ["o", "e", *(member.text for member in members)]
     nested = [f"{read_array(m.field, m.text, indent + 4)} AS {m.value}" for m in members if m.field.repeated]
     if nested:
-        rows = f"(SELECT *, {', '.join(nested)}{pad}    FROM {rows})"
+        rows = f"(SELECT {', '.join(names + nested)}{pad}    FROM {rows})"
+        names += [member.value for member in members if member.field.repeated]
     own = own_texts(field.fields, ELEMENT, members)
-    rows = f"(SELECT *, {', '.join(own)}{pad}    FROM {rows})"
+    rows = f"(SELECT {', '.join(names + own)}{pad}    FROM {rows})"
     conditions = " AND ".join(map(grouped, ["STARTS_WITH(e, '{')", *valid_conditions(members)]))
     extra = extra_text(ELEMENT, members)
     more = f"LOGICAL_OR({extra} IS NOT NULL)"

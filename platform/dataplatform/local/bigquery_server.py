@@ -113,32 +113,37 @@ def quick_lookups() -> None:
 
 
 def quick_columns() -> None:
-    """The columns that may not be NULL are looked up for every table of a statement among all columns of all tables; again the
-    lake's own catalogue answers for one table."""
+    """Two things are asked about the columns of every table of a statement, each by listing all columns of all tables: which
+    may not be NULL, and whether there is one with the time of ingestion. The lake's own catalogue answers for one table."""
     import duckdb
     from local_bigquery.catalog import tables
     from local_bigquery.engine import database
+    from local_bigquery.sql.rules import partitions
 
     slow = database.fetch
-    asked = "SELECT column_name FROM duckdb_columns() WHERE database_name = ? AND schema_name = ? AND table_name = ? AND NOT is_nullable"
+    listed = "FROM duckdb_columns() WHERE database_name = ? AND schema_name = ? AND table_name = ? AND"
+    quick = {
+        f"SELECT column_name {listed} NOT is_nullable": f"SELECT column_name {COLUMNS} AND NOT c.nulls_allowed",
+        f"SELECT 1 {listed} column_name = ?": f"SELECT 1 {COLUMNS} AND column_name = ?",
+    }
 
     class Database:
-        """The server's database, for the module that looks up columns."""
+        """The server's database, for the modules that ask about columns."""
 
         def __getattr__(self, name: str) -> Any:
             return getattr(database, name)
 
         @staticmethod
         def fetch(sql: str, parameters: Any = None) -> Any:
-            if sql == asked and parameters[0] != "emulator":
+            if sql in quick and parameters[0] != "emulator":
                 lake = database.quote(f"__ducklake_metadata_{parameters[0]}")
                 try:
-                    return slow(REQUIRED.format(lake=lake), parameters[1:])
+                    return slow(quick[sql].format(lake=lake), parameters[1:])
                 except duckdb.Error:  # not a lake, or another layout of its catalogue
                     pass
             return slow(sql, parameters)
 
-    tables.database = Database()
+    tables.database = partitions.database = Database()
 
 
 def quick_starts() -> None:
@@ -233,13 +238,11 @@ PLAIN = {"with_", "expressions", "from_", "where"}
 """Parts of a SELECT that reads one thing."""
 FEWEST_SHARED = 3
 
-REQUIRED = """
-SELECT column_name
+COLUMNS = """
 FROM {lake}.ducklake_column AS c
 JOIN {lake}.ducklake_table AS t ON t.table_id = c.table_id AND t.end_snapshot IS NULL
 JOIN {lake}.ducklake_schema AS s ON s.schema_id = t.schema_id AND s.end_snapshot IS NULL
-WHERE s.schema_name = ? AND t.table_name = ? AND c.end_snapshot IS NULL AND c.parent_column IS NULL AND NOT c.nulls_allowed
-"""
+WHERE s.schema_name = ? AND t.table_name = ? AND c.end_snapshot IS NULL AND c.parent_column IS NULL"""
 
 LOOK_UP = """
 WITH dataset AS (SELECT schema_id FROM {lake}.ducklake_schema WHERE end_snapshot IS NULL AND schema_name = $1)
