@@ -59,7 +59,7 @@ def test_oplog_headroom() -> None:
 
 
 def test_complete_in_time() -> None:
-    assert completeness_result(KEY, status(lag_seconds=60.0), 120).passed
-    assert not completeness_result(KEY, status(lag_seconds=7201.0), 120).passed
-    assert not completeness_result(KEY, status(lag_seconds=1.0, snapshot={"rows": 1}), 120).passed
+    assert completeness_result(KEY, status(table_lag_seconds=60.0), 120).passed
+    assert not completeness_result(KEY, status(table_lag_seconds=7201.0), 120).passed
+    assert not completeness_result(KEY, status(table_lag_seconds=1.0, snapshot={"rows": 1}), 120).passed
     assert not completeness_result(KEY, status(), 120).passed

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import threading
 import time
@@ -13,15 +14,16 @@ from typing import Any
 
 import pytest
 import requests
+from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 from source_lab import Background, Lab, wait_for
 
-from dataplatform.cdc import connections
+from dataplatform.cdc import connections, service
 from dataplatform.cdc.connections import SourceError, connect, redact, source_error
 from dataplatform.cdc.secrets import SecretError, secret_of
 from dataplatform.cdc.service import capture_once
 from dataplatform.cdc.snapshot import Pace
-from dataplatform.cdc.state import units_of
+from dataplatform.cdc.state import PositionFile, Unit, UnitState, units_of
 from dataplatform.cdc.status import metrics_text, status_of
 from dataplatform.local.servers import Server, environment_program, free_ports
 
@@ -158,11 +160,18 @@ def other_server(tmp_path: Path) -> Iterator[Any]:
     """Starts the server in another way."""
     started: list[Server] = []
 
-    def start(*options: str) -> str:
+    def start(*options: str, folder: str | None = None) -> str:
+        """With a folder's name: on the data of the server that was started there before, and is ended."""
+        if folder is not None:
+            for one in started:
+                one.stop()
         (port,) = free_ports(1)
         command = [str(environment_program(".venv-mongo", "secantusd-py")), "--port", str(port), *options]
         server = Server(
-            "mongo", [*command, "--storage-path", str(tmp_path / f"m{port}")], tmp_path / "log", ready_port=port
+            "mongo",
+            [*command, "--storage-path", str(tmp_path / (folder or f"m{port}"))],
+            tmp_path / "log",
+            ready_port=port,
         )
         server.start()
         started.append(server)
@@ -178,6 +187,31 @@ def test_no_replica_set(lab: Lab, other_server: Any) -> None:
     settings = lab.settings.model_copy(update={"connections": {"lab": _Secret(other_server("--standalone"))}})
     with pytest.raises(SourceError, match="is no replica set"):
         capture_once(settings, lambda line: None)
+
+
+def test_a_user_who_may_not_read(lab: Lab, other_server: Any) -> None:
+    """Wrong password and missing rights, told by a server that asks for them; collections of other connections go on."""
+    uri = other_server("--sync-on-commit", folder="auth")
+    admin: MongoClient[dict[str, Any]] = MongoClient(uri)
+    admin.admin.command("createUser", "reader", pwd=SECRET, roles=[{"role": "read", "db": "elsewhere"}])
+    admin.close()
+    uri = other_server("--auth", folder="auth")
+    address = uri.removeprefix("mongodb://")
+    lab.contract("docs")
+    lab.db.docs.insert_one({"_id": 1})
+    other = lab.settings.schemas_dir / "collections" / "shop.refused.yaml"
+    other.write_text("connection: refused\ndatabase: shop\ncollection: refused\nowner: team\ndescription: A test.\n")
+    for user, message in [
+        (f"reader:{QUOTED}", "may not read.*grant find and changeStream"),
+        ("reader:wrong", "refuses the user.*check user and password"),
+    ]:
+        secrets = {"lab": _Secret(lab.uri), "refused": _Secret(f"mongodb://{user}@{address}?authSource=admin")}
+        settings = lab.settings.model_copy(update={"connections": secrets})
+        with pytest.raises(SourceError, match=f"(?s)DATAPLATFORM_CONNECTIONS__REFUSED.*{message}") as caught:
+            capture_once(settings, lambda line: None)
+        assert SECRET not in str(caught.value)
+        assert lab.state.collections[f"{lab.database}.docs"].ended, "the other connection goes on"
+    lab.assert_landed("docs")
 
 
 def test_error_286_reads_everything_again_and_says_so(lab: Lab, other_server: Any) -> None:
@@ -220,6 +254,46 @@ def test_a_server_that_dies_is_waited_for(lab: Lab, mongo: Any) -> None:
         lambda: any(one.key == '{"$numberInt":"2"}' for one in lab.landed("docs")), "the change after the death", 30
     )
     background.end()
+    lab.assert_landed("docs")
+
+
+def test_a_worker_that_dies_is_taken_over(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two databases, one stream each; the process that has both is killed, and a standby takes both and loses nothing."""
+    monkeypatch.setattr(service, "TAKE_SECONDS", 0.3)
+    monkeypatch.setenv("DATAPLATFORM_CDC_STREAM_SCOPE", "database")
+    second = f"{lab.database}second"
+    contract = lab.contract("docs")
+    text = (lab.settings.schemas_dir / "collections" / f"{contract.namespace}.yaml").read_text()
+    other = lab.settings.schemas_dir / "collections" / f"{second}.docs.yaml"
+    other.write_text(text.replace(f"database: {lab.database}", f"database: {second}"))
+    lab.settings = lab.settings.model_copy(update={"cdc_stream_scope": "database"})
+    databases = {Unit("lab", lab.database): lab.db, Unit("lab", second): lab.client[second]}
+
+    def states() -> list[UnitState]:
+        return [PositionFile(lab.settings, unit).read() for unit in databases]
+
+    def held_by(pid: int) -> bool:
+        return all(state.holder is not None and state.holder.pid == pid for state in states())
+
+    first = lab.process("cdc", "capture")
+    wait_for(lambda: held_by(first.pid) and all(state.token for state in states()), "the first worker's leases")
+    stop = threading.Event()
+    told: list[str] = []
+    standby = threading.Thread(
+        target=service.capture_always, args=(lab.settings, told.append), kwargs={"standby": True, "stop": stop}
+    )
+    standby.start()
+    wait_for(lambda: len(told) == 2, "the standby's word that it waits")
+    assert all("another capture has `lab/" in line for line in told)
+    first.kill()
+    first.wait()
+    for database in databases.values():
+        database.docs.insert_one({"_id": "after the death"})
+    wait_for(lambda: held_by(os.getpid()), "the take-over")
+    wait_for(lambda: all(sum(c.changes for c in state.collections.values()) for state in states()), "the changes")
+    stop.set()
+    standby.join(30)
+    lab.unit = Unit("lab", lab.database)
     lab.assert_landed("docs")
 
 

@@ -18,6 +18,7 @@ from dataplatform.cdc.hours import CollectionHours
 from dataplatform.cdc.positions import Position
 from dataplatform.cdc.reconcile import reconcile, repair
 from dataplatform.cdc.state import CollectionState, PositionFile, UnitState, announce_late
+from dataplatform.cdc.status import status_of
 from dataplatform.errors import PlatformError
 from dataplatform.lease import Holder
 from dataplatform.runs import dagster_instance, execute
@@ -56,6 +57,9 @@ def test_a_collection_from_a_dagster_run_to_a_repair(lab: Lab) -> None:
     assert isinstance(columns, dg.TableSchema)
     assert "n" in [column.name for column in columns.columns]
     assert metadata["snapshot_rows"].value == 4
+    (status,) = status_of(lab.settings, lab.contracts)
+    assert status.table_through == lab.state.passed_at, "the tables have what is landed"
+    assert status.conflicts == 0
     assert hours.due(soon()) == []
     lab.assert_equal("docs")
     rows = lab.query(
@@ -94,6 +98,8 @@ def test_a_collection_from_a_dagster_run_to_a_repair(lab: Lab) -> None:
     assert ("/n", "widened", "INT64", "FLOAT64") in steps
     assert ("/n", "conflict", "FLOAT64", "string") in steps
     assert ("/o", "conflict", "STRUCT", "array") in steps
+    (status,) = status_of(lab.settings, lab.contracts)
+    assert status.conflicts == sum(step == "conflict" for _, step, _, _ in steps) > 2
 
     hours = lab.hours()
     assert hours.due(soon()) == []

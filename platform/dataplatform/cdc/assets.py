@@ -19,6 +19,7 @@ from ..settings import Settings
 from .hours import Applied, CollectionHours, raw_asset, typed_asset
 from .names import table_name
 from .reconcile import Reconciliation, reconcile
+from .sql import CONFLICTS
 from .status import CollectionStatus, status_of
 
 _log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ OPLOG_WARNING = timedelta(hours=24)
 OPLOG_ERROR = timedelta(hours=6)
 """Oplog that must be left: less is a warning, an error. A capture that stands still that long loses changes."""
 RECONCILE_CRON = "30 3 * * *"
+WATCH_CRON = "20 * * * *"
 _RETRY_AFTER = timedelta(minutes=5)
 
 
@@ -38,18 +40,21 @@ def definitions(settings: Settings) -> dg.Definitions:
     if not collections.contracts:
         return dg.Definitions()
     stream = CollectionHours(settings, collections.contracts)
-    checks = source_checks(settings, stream)
-    job = dg.define_asset_job("mongo_reconcile", selection=dg.AssetSelection.checks(checks))
+    checks = [reconciliation_checks(settings, stream), watch_checks(settings, stream)]
+    jobs = [
+        dg.define_asset_job(f"mongo_{what}", selection=dg.AssetSelection.checks(one))
+        for what, one in zip(("reconcile", "watch"), checks, strict=True)
+    ]
     return dg.Definitions(
         assets=[source_assets(collections), hourly_assets(settings, collections, stream)],
-        asset_checks=[checks],
-        jobs=[job],
+        asset_checks=checks,
+        jobs=jobs,
         schedules=[
             dg.ScheduleDefinition(
-                name="mongo_reconcile_daily",
-                job=job,
-                cron_schedule=RECONCILE_CRON,
-                default_status=dg.DefaultScheduleStatus.RUNNING,
+                name=name, job=job, cron_schedule=cron, default_status=dg.DefaultScheduleStatus.RUNNING
+            )
+            for name, job, cron in zip(
+                ("mongo_reconcile_daily", "mongo_watch_hourly"), jobs, (RECONCILE_CRON, WATCH_CRON), strict=True
             )
         ],
         sensors=[hour_sensor(stream)],
@@ -147,7 +152,7 @@ def _specs(collections: Collections) -> Iterator[dg.AssetSpec]:
 def _results(
     context: dg.AssetExecutionContext, applied: Applied, status: CollectionStatus, selected: set[str]
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    conflicts = [step for step in applied.steps if step.step in ("conflict", "too_many_keys", "refused")]
+    conflicts = [step for step in applied.steps if step.step in CONFLICTS]
     for step in applied.steps:
         say = context.log.warning if step in conflicts else context.log.info
         say(
@@ -163,12 +168,15 @@ def _results(
         "duration_seconds": round(applied.seconds, 3),
         "bytes_billed": applied.bytes,
         "lag_seconds": status.lag_seconds or 0.0,
+        "table_lag_seconds": status.table_lag_seconds or 0.0,
+        "changes_per_second": status.changes_per_second or 0.0,
         "position": status.position or "",
     }
     if status.oplog_seconds_left is not None:
         common["oplog_seconds_left"] = status.oplog_seconds_left
     typed = common | {
         "conflicts": len(conflicts),
+        "conflicts_so_far": status.conflicts or 0,
         "dagster/column_schema": column_schema(applied.columns),
     }
     if applied.steps:
@@ -201,25 +209,52 @@ def column_schema(columns: list[dict[str, Any]]) -> dg.TableSchema:
     return dg.TableSchema(columns=list(flat(columns, "")))
 
 
-def source_checks(settings: Settings, stream: CollectionHours) -> dg.AssetChecksDefinition:
-    """Per collection: the tables equal the source, enough oplog is left, and its hours are complete in time."""
+def reconciliation_checks(settings: Settings, stream: CollectionHours) -> dg.AssetChecksDefinition:
+    """Per collection: the tables equal the source. Reads a sample of it, so once a day."""
+    specs = [
+        dg.AssetCheckSpec(
+            "reconciled",
+            asset=typed_asset(one).split("/"),
+            description="Counts and a sample of documents equal the source.",
+        )
+        for one in stream.contracts.values()
+    ]
+
+    @dg.multi_asset_check(name="mongo_reconciled", specs=specs, can_subset=True)
+    def mongo_reconciled(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        for one in stream.contracts.values():
+            typed = asset_key(typed_asset(one))
+            if dg.AssetCheckKey(typed, "reconciled") not in context.selected_asset_check_keys:
+                continue
+            try:
+                yield reconciled_result(typed, reconcile(settings, stream, one))
+            except PlatformError as error:
+                yield dg.AssetCheckResult(
+                    passed=False, asset_key=typed, check_name="reconciled", description=str(error)
+                )
+
+    return mongo_reconciled
+
+
+def watch_checks(settings: Settings, stream: CollectionHours) -> dg.AssetChecksDefinition:
+    """Per collection: enough oplog is left, and its tables are complete in time. Asks nobody, so every hour."""
     specs = []
     for one in stream.contracts.values():
-        typed, raw = typed_asset(one).split("/"), raw_asset(one).split("/")
         specs += [
             dg.AssetCheckSpec(
-                "reconciled", asset=typed, description="Counts and a sample of documents equal the source."
+                "complete",
+                asset=typed_asset(one).split("/"),
+                description="The table is complete up to the freshness objective ago.",
             ),
             dg.AssetCheckSpec(
-                "complete", asset=typed, description="Hours are complete within the freshness objective."
-            ),
-            dg.AssetCheckSpec(
-                "oplog_headroom", asset=raw, description="The capture may stand still for hours and lose nothing."
+                "oplog_headroom",
+                asset=raw_asset(one).split("/"),
+                description="The capture may stand still for hours and lose nothing.",
             ),
         ]
 
-    @dg.multi_asset_check(name="mongo_checks", specs=specs, can_subset=True)
-    def mongo_checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+    @dg.multi_asset_check(name="mongo_watch", specs=specs, can_subset=True)
+    def mongo_watch(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         wanted = context.selected_asset_check_keys
         status = {one.collection: one for one in status_of(settings, stream.contracts)}
         for name, one in stream.contracts.items():
@@ -228,20 +263,13 @@ def source_checks(settings: Settings, stream: CollectionHours) -> dg.AssetChecks
                 yield completeness_result(typed, status[name], one.freshness_minutes)
             if dg.AssetCheckKey(raw, "oplog_headroom") in wanted:
                 yield headroom_result(raw, status[name])
-            if dg.AssetCheckKey(typed, "reconciled") in wanted:
-                try:
-                    yield reconciled_result(typed, reconcile(settings, stream, one))
-                except PlatformError as error:
-                    yield dg.AssetCheckResult(
-                        passed=False, asset_key=typed, check_name="reconciled", description=str(error)
-                    )
 
-    return mongo_checks
+    return mongo_watch
 
 
 def completeness_result(key: dg.AssetKey, status: CollectionStatus, objective_minutes: int) -> dg.AssetCheckResult:
-    """Whether everything up to the objective ago is landed, and no snapshot holds hours back."""
-    lag = status.lag_seconds
+    """Whether everything up to the objective ago is in the table, and no snapshot is under way."""
+    lag = status.table_lag_seconds
     passed = lag is not None and lag <= objective_minutes * 60 and status.snapshot is None
     return dg.AssetCheckResult(
         passed=passed,
@@ -249,8 +277,9 @@ def completeness_result(key: dg.AssetKey, status: CollectionStatus, objective_mi
         check_name="complete",
         metadata={
             "state": status.state,
-            "lag_seconds": lag if lag is not None else -1.0,
-            "complete_through": status.complete_through.isoformat() if status.complete_through else "",
+            "table_lag_seconds": lag if lag is not None else -1.0,
+            "landing_lag_seconds": status.lag_seconds if status.lag_seconds is not None else -1.0,
+            "table_through": status.table_through.isoformat() if status.table_through else "",
         },
     )
 

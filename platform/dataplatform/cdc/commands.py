@@ -62,13 +62,12 @@ def capture(
 
 @cdc.command()
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-@click.option("--conflicts", is_flag=True, help="Ask the warehouse for the number of schema conflicts as well.")
-def status(as_json: bool, conflicts: bool) -> None:
+def status(as_json: bool) -> None:
     """How far every collection is."""
     from .status import status_of
 
     settings = get_settings()
-    found = status_of(settings, _collections(settings).contracts, conflicts=_conflicts(settings) if conflicts else None)
+    found = status_of(settings, _collections(settings).contracts)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
         return
@@ -212,12 +211,17 @@ def _serve_metrics(settings: Settings, port: int) -> None:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            found = status_of(settings, load_collections_leniently(settings.schemas_dir)[0].contracts)
-            body = metrics_text(found).encode()
-            self.send_response(200 if self.path == "/metrics" else 404)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            status, body = 404, ""
+            if self.path == "/metrics":
+                try:
+                    contracts = load_collections_leniently(settings.schemas_dir)[0].contracts
+                    status, body = 200, metrics_text(status_of(settings, contracts))
+                except PlatformError as error:
+                    status, body = 500, f"{error}\n"
+            self.send_response(status)
+            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
             self.end_headers()
-            self.wfile.write(body if self.path == "/metrics" else b"")
+            self.wfile.write(body.encode())
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -242,21 +246,6 @@ def _contract(settings: Settings, name: str) -> CollectionContract:
             fix=f"the collections are {', '.join(sorted(contracts)) or 'none'}",
         )
     return contracts[name]
-
-
-def _conflicts(settings: Settings) -> dict[str, int]:
-    from ..warehouse.client import Warehouse
-    from .tables import RAW
-
-    warehouse = Warehouse(settings)
-    if "schema_changes" not in warehouse.tables(RAW):
-        return {}
-    rows = warehouse.query(
-        f"SELECT collection, COUNT(*) AS conflicts FROM `{warehouse.table_id(RAW, 'schema_changes')}`"
-        " WHERE step IN ('conflict', 'too_many_keys', 'refused') GROUP BY collection",
-        name="cdc_conflicts",
-    ).rows
-    return {row["collection"]: row["conflicts"] for row in rows}
 
 
 def _say(line: str) -> None:

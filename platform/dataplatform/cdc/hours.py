@@ -30,7 +30,18 @@ from .names import table_name
 from .positions import Position
 from .schema import Node, Pin, Step
 from .shapes import seen_of
-from .state import CollectionState, PositionFile, Snapshot, UnitState, landing_of, late_hours, snapshot_uris, units_of
+from .state import (
+    AppliedState,
+    CollectionState,
+    PositionFile,
+    Snapshot,
+    UnitState,
+    landing_of,
+    late_hours,
+    snapshot_uris,
+    units_of,
+    write_applied,
+)
 from .tables import RAW, STAGING_SCHEMA, TYPED, collection_specs, shared_specs, tables_of, typed_spec
 
 FILES_PER_LOAD = 10_000
@@ -286,7 +297,7 @@ class CollectionHours:
 
             with ThreadPoolExecutor(PARALLEL_COLLECTIONS) as workers:
                 done = list(workers.map(work, known))
-            self._note(done)
+            self._note(done, states)
             return done
 
     def _content(self, name: str, collection: CollectionState, start: datetime, end: datetime) -> _Content:
@@ -560,8 +571,8 @@ class CollectionHours:
             "cdc_steps",
         )
 
-    def _note(self, done: list[Applied]) -> None:
-        """Write down which hours were applied, and from what."""
+    def _note(self, done: list[Applied], states: Mapping[str, tuple[UnitState, CollectionState]]) -> None:
+        """Write down which hours were applied, and from what, and how far each collection's tables are."""
         rows = [
             (applied.contract.namespace, hour, digest, applied.rows_by_hour.get(hour, 0))
             for applied in done
@@ -591,6 +602,14 @@ class CollectionHours:
             },
             name="cdc_hours",
         )
+        progress = sql.progress_sql(
+            self.warehouse.table_id(RAW, "hours"), self.warehouse.table_id(RAW, "schema_changes")
+        )
+        names = sorted({row[0] for row in rows})
+        for row in self.warehouse.query(progress, {"collections": names}, name="cdc_progress").rows:
+            through = min(row["last"] + HOUR, states[row["collection"]][0].passed_at)
+            state = AppliedState(through, datetime.now(UTC), row["conflicts"])
+            write_applied(self.landings[row["collection"]], state)
 
 
 def _count(applied: Applied, found: list[dict[str, Any]], content: _Content) -> None:

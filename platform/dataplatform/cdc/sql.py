@@ -520,6 +520,29 @@ FROM `{barriers}` WHERE collection = {text(collection)}
 """
 
 
+CONFLICTS = ("conflict", "too_many_keys", "refused")
+"""Steps of `schema_changes` that say of values that have no column."""
+
+
+def progress_sql(hours: str, schema_changes: str) -> str:
+    """Of each of `@collections`: the last of its applied hours before which none is missing, and its conflicts."""
+    return f"""\
+SELECT collection, last, COALESCE(conflicts, 0) AS conflicts
+FROM (
+  SELECT collection, MIN(IF(COALESCE(following > TIMESTAMP_ADD(hour, INTERVAL 1 HOUR), TRUE), hour, NULL)) AS last
+  FROM (
+    SELECT collection, hour, LEAD(hour) OVER (PARTITION BY collection ORDER BY hour) AS following
+    FROM `{hours}` WHERE collection IN UNNEST(@collections)
+  )
+  GROUP BY collection
+)
+LEFT JOIN (
+  SELECT collection, COUNT(*) AS conflicts
+  FROM `{schema_changes}` WHERE step IN ({", ".join(text(step) for step in CONFLICTS)}) GROUP BY collection
+) USING (collection)
+"""
+
+
 def _query(source: str, path: Sequence[str]) -> str:
     return f"JSON_QUERY({source}, {_path(path)})" if path else source
 

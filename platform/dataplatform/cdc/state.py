@@ -8,6 +8,7 @@ none; a process that lost the lease cannot replace the file, so it can never mov
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 from threading import RLock
@@ -215,6 +216,32 @@ def late_hours(landing: Landing) -> set[datetime]:
     """Hours that were announced in the last days."""
     present = landing.conditional(LATE_FILE).read()
     return set() if present is None else set(msgspec.json.decode(present[0], type=dict[datetime, datetime]))
+
+
+APPLIED_FILE = "applied.json"
+"""Below a collection's stream: how far its tables are, for whoever asks without the warehouse."""
+
+
+class AppliedState(msgspec.Struct):
+    """`through`: the source's time up to which the tables are complete. `conflicts`: rows of `schema_changes` that are one."""
+
+    through: datetime
+    applied_at: datetime
+    conflicts: int
+
+
+def read_applied(landing: Landing) -> AppliedState | None:
+    """What was last applied to a collection's tables."""
+    present = landing.conditional(APPLIED_FILE).read()
+    return None if present is None else msgspec.json.decode(present[0], type=AppliedState)
+
+
+def write_applied(landing: Landing, applied: AppliedState) -> None:
+    """Replace it. Only the holder of the lease on the hours does; another's newer content stays."""
+    file = landing.conditional(APPLIED_FILE)
+    present = file.read()
+    with suppress(Conflict):
+        file.write(msgspec.json.encode(applied), None if present is None else present[1])
 
 
 def snapshot_uris(landing: Landing, snapshot: Snapshot) -> list[str]:

@@ -1,4 +1,4 @@
-"""How far every collection is: from the position files alone, so that it costs nothing and works while anything is down."""
+"""How far every collection is: from small files in the landing alone, so that it costs nothing and works while anything is down."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,14 +9,15 @@ import msgspec
 from ..contracts.collections import CollectionContract
 from ..settings import Settings
 from .names import table_name
-from .state import PositionFile, Snapshot, UnitState, units_of
+from .state import AppliedState, PositionFile, Snapshot, UnitState, landing_of, read_applied, units_of
 
 
 class CollectionStatus(msgspec.Struct):
     """One collection. Times are UTC; seconds are of wall time.
 
     `state`: not_started, snapshot, streaming, behind (later than its objective allows) or lost (re-snapshot under way).
-    `lag_seconds`: now − the source's time up to which everything is landed. `oplog_seconds_left`: how long the capture may
+    `lag_seconds`: now − the source's time up to which everything is landed; `table_lag_seconds`: now − the source's time up to
+    which the tables are complete, which is what the objective is about. `oplog_seconds_left`: how long the capture may
     stand still before changes are lost; None where the user may not see the oplog.
     """
 
@@ -29,6 +30,8 @@ class CollectionStatus(msgspec.Struct):
     complete_through: datetime | None = None
     changed_at: datetime | None = None
     lag_seconds: float | None = None
+    table_through: datetime | None = None
+    table_lag_seconds: float | None = None
     changes: int = 0
     changes_per_second: float | None = None
     oplog_seconds_left: float | None = None
@@ -45,30 +48,29 @@ def status_of(
     contracts: Mapping[str, CollectionContract],
     *,
     now: datetime | None = None,
-    conflicts: Mapping[str, int] | None = None,
 ) -> list[CollectionStatus]:
-    """The status of every contracted collection, in order. `conflicts`: counts from the warehouse, where they were asked for."""
+    """The status of every contracted collection, in order."""
     now = now or datetime.now(UTC)
     found: list[CollectionStatus] = []
     for unit in units_of(contracts.values(), settings.cdc_stream_scope):
         state = PositionFile(settings, unit).read()
         served = [contract for contract in contracts.values() if unit.serves(contract)]
-        found += [_one(state, contract, now, conflicts) for contract in served]
+        found += [_one(state, read_applied(landing_of(settings, one)), one, now) for one in served]
     return sorted(found, key=lambda one: one.collection)
 
 
 def _one(
     state: UnitState,
+    applied: AppliedState | None,
     contract: CollectionContract,
     now: datetime,
-    conflicts: Mapping[str, int] | None,
 ) -> CollectionStatus:
     name = contract.namespace
     result = CollectionStatus(
         name, contract.connection, table_name(contract.database, contract.collection), "not_started"
     )
-    if conflicts is not None:
-        result.conflicts = conflicts.get(name, 0)
+    if applied is not None:
+        result.table_through, result.conflicts = applied.through, applied.conflicts
     collection = state.collections.get(name)
     if collection is None:
         return result
@@ -77,6 +79,8 @@ def _one(
     result.changed_at, result.changes = collection.changed_at, collection.changes
     result.complete_through = collection.complete_through(state.passed_at)
     result.lag_seconds, result.changes_per_second = round(lag, 1), state.rate
+    table_lag = max(0.0, (now - (result.table_through or collection.since)).total_seconds())
+    result.table_lag_seconds = round(table_lag, 1)
     result.snapshots_ended, result.missing_at_source = len(collection.ended), collection.missing
     if state.oplog_first is not None:
         result.oplog_seconds_left = round((state.passed_at - state.oplog_first).total_seconds(), 1)
@@ -87,7 +91,7 @@ def _one(
         result.snapshot = _progress(collection.snapshot, now)
         result.state = "lost" if collection.snapshot.reason == "history lost" else "snapshot"
     else:
-        result.state = "behind" if lag > contract.freshness_minutes * 60 else "streaming"
+        result.state = "behind" if max(lag, table_lag) > contract.freshness_minutes * 60 else "streaming"
     return result
 
 
@@ -132,9 +136,22 @@ _METRICS: tuple[tuple[str, str, str, Any], ...] = (
         "Seconds since the source's time up to which all is landed.",
         lambda one: one.lag_seconds,
     ),
+    (
+        "cdc_table_lag_seconds",
+        "gauge",
+        "Seconds since the source's time up to which the tables are complete.",
+        lambda one: one.table_lag_seconds,
+    ),
+    ("cdc_conflicts_total", "counter", "Schema conflicts of the typed table.", lambda one: one.conflicts),
     ("cdc_changes_total", "counter", "Changes landed.", lambda one: one.changes),
     ("cdc_changes_per_second", "gauge", "Changes a second of the connection.", lambda one: one.changes_per_second),
     ("cdc_oplog_seconds_left", "gauge", "Seconds until changes would be lost.", lambda one: one.oplog_seconds_left),
+    (
+        "cdc_snapshot_estimated_rows",
+        "gauge",
+        "Documents that it will have.",
+        lambda one: (one.snapshot or {}).get("estimated_rows"),
+    ),
     ("cdc_snapshot_rows", "gauge", "Documents of the running snapshot.", lambda one: (one.snapshot or {}).get("rows")),
     ("cdc_snapshot_seconds_left", "gauge", "Estimate.", lambda one: (one.snapshot or {}).get("seconds_left")),
     ("cdc_lost_total", "counter", "Times that the source had lost changes.", lambda one: len(one.lost)),
