@@ -177,6 +177,7 @@ def fill(folder: Path, schemas_dir: Path) -> int:
         state = OnlineFeatures(entity, path)
         started = time.perf_counter()
         state.apply(events)
+        state.mark_built()
         print(f"online update, {name}: {len(events) / (time.perf_counter() - started):,.0f} events/s")
         state.close()
     bench = bench_of(catalog.policies["transfer"], catalog, None)

@@ -124,6 +124,13 @@ class RedisServer:
     def kill(self) -> None:
         self._server.kill()
 
+    def pause(self) -> None:
+        """Let it hang: it takes connections and answers nothing."""
+        os.kill(self._server.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self._server.pid, signal.SIGCONT)
+
     def stop(self) -> None:
         self._server.stop()
 

@@ -1,8 +1,11 @@
 """After the event: alerts from landed events and changes, once in effect whatever is killed or delivered again, and their cases."""
 
+import asyncio
+import gzip
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +24,7 @@ from dataplatform.cdc.state import landing_of
 from dataplatform.contracts.collections import load_collections
 from dataplatform.decisions.alerts import ALERTS_STREAM, JUDGED_STREAM, Alert, Judged
 from dataplatform.decisions.judge import Record, replay
+from dataplatform.decisions.service import DecisionService
 from dataplatform.decisions.stream import Feed
 from dataplatform.events.received import Record as Received
 from dataplatform.events.received import encode_record
@@ -209,7 +213,7 @@ def test_changes_of_a_collection_are_judged(settings):
     ]
     landing = landing_of(settings, load_collections(SCHEMAS).contracts["shop.articles"])
     hour = hour_of(datetime.fromtimestamp(NOW / 1e6, UTC))
-    landing.put(hour, "c-000001.ndjson", b"\n".join(lines) + b"\n")
+    landing.put(hour, "c-000001.ndjson.gz", gzip.compress(b"\n".join(lines) + b"\n"))  # as captures write them
     feed = Feed(settings)
     feed.run_once()
     feed.changes("shop.articles", b"\n".join(lines))
@@ -317,6 +321,53 @@ def test_a_death_at_each_step_changes_nothing_in_the_end(settings, place, monkey
         ("mule0", 4),
         ("mule1", 4),
     ]
+
+
+if shutil.which("redis-server"):
+
+    def test_decisions_and_the_stream_on_redis(settings, redis_server):
+        """The stream writes Redis and decisions read it; hung, it costs a decision little and the answer says so; emptied, it
+        is filled again from the landing.
+        """
+        settings = settings.model_copy(update={"fraud_online": redis_server.url})
+        lines = mules(1)
+        land(settings, lines)
+        feed = Feed(settings)
+        assert feed.run_once() == len(lines)
+        assert len(alerts(settings)) == 4
+
+        def decide(request_id):
+            service = DecisionService(settings, CATALOG)
+            body = {"request_id": request_id, "event": "send_transfer_pay", "entities": {"sender": "mule0"}}
+            body |= {"facts": {"amount": 5000, "currency": "KRW", "is_first": True}, "deadline_ms": 2000}
+
+            async def run():
+                await service.start()
+                began = time.perf_counter()
+                answer = json.loads(await service.decide(msgspec.json.encode(body), "test"))
+                took = time.perf_counter() - began
+                await service.stop()
+                return answer, took
+
+            return asyncio.run(run())
+
+        answer, _ = decide("there")
+        assert answer["features"]["sender.receivers_24h"] == 10 and answer["fallback"] == ""
+        redis_server.pause()
+        try:
+            answer, took = decide("hung")
+        finally:
+            redis_server.resume()
+        assert (answer["level"], answer["fallback"]) == ("hold", "features")
+        assert took < 0.5
+        feed.states["user"]._store._client.flushdb()
+        answer, _ = decide("emptied")
+        assert (answer["level"], answer["fallback"]) == ("hold", "features")  # nothing known is not "nothing happened"
+        assert feed.run_once() == len(lines)
+        answer, _ = decide("filled again")
+        assert answer["features"]["sender.receivers_24h"] == 10
+        assert len(alerts(settings)) == 4
+        feed.close()
 
 
 def alert(number, key="u1", level="hold", policy="mule_network"):

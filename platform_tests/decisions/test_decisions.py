@@ -128,6 +128,7 @@ def fill(settings):
         path.parent.mkdir(parents=True, exist_ok=True)
         state = OnlineFeatures(entity, path)
         state.apply(events)
+        state.mark_built()
         state.close()
 
 
@@ -230,9 +231,10 @@ def grant(service):
 
 
 def test_a_threshold_is_in_force_within_a_second(tmp_path):
-    service = Service(tmp_path)
+    service, other = Service(tmp_path), Service(tmp_path)
     fill(service.settings)
     service.start()
+    other.start()
     try:
         grant(service)
         api = httpx.Client(base_url=service.url, headers=HEADERS)
@@ -253,8 +255,9 @@ def test_a_threshold_is_in_force_within_a_second(tmp_path):
         while ask(service, body(f"after-{time.monotonic()}")).json()["versions"]["parameters"] != 2:
             assert time.monotonic() - began < 1.0
             time.sleep(0.01)
-        took = time.monotonic() - began
-        assert took < 1.0
+        while ask(other, body(f"other-{time.monotonic()}")).json()["versions"]["parameters"] != 2:
+            assert time.monotonic() - began < 1.0  # in every process
+            time.sleep(0.01)
         assert ask(service, body("after")).json()["score"] == 40
         assert ask(service, body("before")).json()["score"] == 130
         late = api.post(path, json=change | {"changes": {"many_receivers": 5}})
@@ -272,8 +275,13 @@ def test_a_threshold_is_in_force_within_a_second(tmp_path):
         service.kill()
         service.start()
         assert ask(service, body("again")).json()["versions"]["parameters"] == 3
+        # A decision made under the retired version is made again from its record, with that version's values.
+        record = httpx.get(f"{service.url}/v1/decisions/after", headers=HEADERS).content
+        trace = replay(msgspec.json.decode(record, type=Record), CATALOG.policies["transfer"])
+        assert (trace.decision.score, trace.parameters["many_receivers"]) == (40, 20)
     finally:
         service.stop()
+        other.stop()
 
 
 @pytest.mark.parametrize("kills", [pytest.param(1, id="short"), pytest.param(12, id="long", marks=pytest.mark.long)])

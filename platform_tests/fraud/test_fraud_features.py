@@ -238,6 +238,35 @@ def test_a_definition_changed_at_noon_starts_from_nothing(new_store):
     same(naive(changed, events, [moment]), [state.features("a", moment.time)])
 
 
+def test_who_only_reads_is_told_while_a_state_is_built_and_changes_nothing(new_store):
+    """A missing event is none only when all of history is there; a reader of other features never touches the state."""
+    events, _ = random_stream(5)
+    changed = parse_entity(FILE.read_text().replace("window: 1h", "window: 2h"))
+    now = max(each.known for each in events) + 1
+    with pytest.raises(LookupError):
+        OnlineFeatures(ENTITY, new_store(), reading=True)
+    writer = OnlineFeatures(ENTITY, new_store())
+    reader = OnlineFeatures(ENTITY, new_store(), reading=True)
+    writer.apply(events[:100])
+    with pytest.raises(LookupError, match="being built"):
+        reader.features("a", now)
+    writer.apply(events[100:])
+    writer.mark_built()
+    assert reader.features("a", now) == writer.features("a", now)
+    with pytest.raises(LookupError):
+        OnlineFeatures(changed, new_store(), reading=True)
+    assert reader.features("b", now) == writer.features("b", now)
+    # At noon another definition is deployed: the old reader stops, instead of reading what is not its own.
+    again = OnlineFeatures(changed, new_store())
+    again.apply(events)
+    again.mark_built()
+    if not isinstance(new_store(), RedisStore):
+        for _ in range(2):
+            with pytest.raises(LookupError):
+                reader.features("c", now)
+    assert OnlineFeatures(changed, new_store(), reading=True).features("a", now) == again.features("a", now)
+
+
 def test_the_state_forgets_what_no_window_sees(new_store, monkeypatch):
     """Bounded in the store and in memory: what no window sees goes, and so do entities that were not used lately."""
     from dataplatform.fraud import online

@@ -48,11 +48,11 @@ class StateFile:
         self._state: OnlineFeatures | None = None
 
     def features(self, key: str | None, moment: int, names: frozenset[str] | None = None) -> Mapping[str, Fact]:
-        """Features now; sqlite3.Error where the file cannot be read, FileNotFoundError where there is none yet."""
+        """Features now; sqlite3.Error where the file cannot be read, FileNotFoundError or LookupError where it is not ready."""
         if self._state is None:
             if not self.path.exists():
                 raise FileNotFoundError(self.path)
-            self._state = OnlineFeatures(self.entity, self.path, stale_seconds=STALE_SECONDS)
+            self._state = OnlineFeatures(self.entity, self.path, stale_seconds=STALE_SECONDS, reading=True)
         try:
             return self._state.features(key, moment, names)
         except sqlite3.Error:
@@ -71,7 +71,7 @@ class StateRedis:
         self._state: OnlineFeatures | None = None
 
     def features(self, key: str | None, moment: int, names: frozenset[str] | None = None) -> Mapping[str, Fact]:
-        """Features now; redis.RedisError where Redis does not answer, or has answered badly a moment ago."""
+        """Features now; redis.RedisError where Redis does not answer or has failed a moment ago, LookupError where it is not ready."""
         if self._state is None:
-            self._state = OnlineFeatures(self.entity, self._store, stale_seconds=STALE_SECONDS)
+            self._state = OnlineFeatures(self.entity, self._store, stale_seconds=STALE_SECONDS, reading=True)
         return self._state.features(key, moment, names)

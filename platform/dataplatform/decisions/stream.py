@@ -8,6 +8,7 @@ batch is judged event by event, each before the features have taken it in; its a
 acknowledges them when these return: a subscriber of Pub/Sub, or a DoFn of Beam that is given batches.
 """
 
+import gzip
 import logging
 import sqlite3
 import time
@@ -93,6 +94,9 @@ class Feed:
         if self._files.reset_unless("".join(f"{state.definition}{state.identity}" for state in states)):
             self._started = False
         applied = self._read(self.landing, "", self.events)
+        for state in states:
+            if not state.built:
+                state.mark_built()
         for name, landing in self.collections.items():
             self._read(landing, f"{name}/", partial(self.changes, name))
         self._read(self.decisions_landing, "decisions/", self.decisions)
@@ -160,7 +164,8 @@ class Feed:
             for file in landing.files(hour):
                 name = f"{prefix}{file.name}"
                 if not self._files.is_read(name):
-                    applied += apply(landing.read(file))
+                    data = landing.read(file)
+                    applied += apply(gzip.decompress(data) if name.endswith(".gz") else data)
                     self._files.note(name)
         return applied
 

@@ -127,17 +127,24 @@ class OnlineFeatures:
         *,
         max_entities: int = MAX_ENTITIES,
         stale_seconds: float = 0.0,
+        reading: bool = False,
     ) -> None:
-        """`stale_seconds`: how long what another process has written may go unseen by `features`."""
+        """`stale_seconds`: how long what another process has written may go unseen by `features`.
+
+        With `reading` the store is not changed: LookupError where it holds no state of these features, or (from `features`)
+        one that is still being built, for then an event that is missing is not known to be none.
+        """
         self.entity = entity
+        self.reading = reading
         self.stale_seconds = stale_seconds
         self._looked_at = 0.0
         self.max_entities = max_entities
         self._streams, self._by_event = _streams(entity)
         self._plans: dict[frozenset[str] | None, _Plan] = {}
         self._store: Store = SqliteStore(store) if isinstance(store, Path) or store is None else store
-        self._store.prepare(self.definition)
+        (self._store.find if reading else self._store.prepare)(self.definition)
         self._known = self._store.watermark()
+        self._built = self._store.built()
         self._since_clean_up = 0
         self._version = self._store.version()
 
@@ -150,6 +157,16 @@ class OnlineFeatures:
     def identity(self) -> str:
         """Another one where the state was begun anew: by a new definition, or because the store was lost."""
         return self._store.identity()
+
+    @property
+    def built(self) -> bool:
+        """Whether all of history is in the state."""
+        return self._built
+
+    def mark_built(self) -> None:
+        """Say that all of history is in the state: from now on it answers those who read."""
+        self._store.mark_built()
+        self._built = True
 
     def close(self) -> None:
         """Close the store; everything applied is in it."""
@@ -190,6 +207,8 @@ class OnlineFeatures:
         if now - self._looked_at >= self.stale_seconds:
             self._looked_at = now
             self._refresh()
+        if self.reading and not self._built:
+            raise LookupError(f"features of {self.entity.entity} are being built")
         plan = self._plans.get(names)
         if plan is None:
             plan = self._plans[names] = self._plan(names)
@@ -338,6 +357,9 @@ class OnlineFeatures:
         version = self._store.version()
         if version != self._version:
             self._version = version
+            self._built = False
+            if self.reading:
+                self._store.find(self.definition)  # its writer may have other features by now
             self._clear()
 
     def _clear(self) -> None:
@@ -345,6 +367,7 @@ class OnlineFeatures:
             stream.cache.clear()
             stream.first_cache.clear()
         self._known = self._store.watermark()
+        self._built = self._store.built()
 
 
 def features_in_order(

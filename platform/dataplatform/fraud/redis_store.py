@@ -21,7 +21,7 @@ from .stores import NOTHING_KNOWN, Place
 
 IDLE_SECONDS = 8 * 86_400
 """How much longer than its window an idle set stays: a feed that was down so long still finds what it knew."""
-READ_SECONDS = 0.05
+READ_SECONDS = 0.02
 """What a decision waits for Redis; then the policy's fallback answers."""
 WRITE_SECONDS = 10.0
 PAUSE_SECONDS = 0.5
@@ -51,6 +51,21 @@ class RedisStore:
         self._own_commits = 0
         self._cleaned = False
         self._down_until = 0.0
+
+    def find(self, definition: str) -> None:
+        self._prefix = f"{self._name}{hashlib.sha256(definition.encode()).hexdigest()[:12]}:"
+        if not self.identity():
+            raise LookupError("Redis holds no state of these features")
+
+    def built(self) -> bool:
+        return bool(self._ask(lambda client: client.exists(self._key("built"))))
+
+    def mark_built(self) -> None:
+        pipe = self._client.pipeline()
+        pipe.set(self._key("built"), 1)
+        pipe.incr(self._key("version"))
+        pipe.execute()
+        self._own_commits += 1
 
     def prepare(self, definition: str) -> None:
         self._prefix = f"{self._name}{hashlib.sha256(definition.encode()).hexdigest()[:12]}:"

@@ -19,6 +19,18 @@ class Store(Protocol):
         """Make the store ready. State of another definition is thrown away: it is built again from history."""
         ...
 
+    def find(self, definition: str) -> None:
+        """Make the store ready for one who only reads; LookupError where there is no state of this definition."""
+        ...
+
+    def built(self) -> bool:
+        """Whether all of history is in the state, so that what it lacks has not happened."""
+        ...
+
+    def mark_built(self) -> None:
+        """Say that all of history is in the state."""
+        ...
+
     def identity(self) -> str:
         """A token that is made with the state; another one where the state was begun anew."""
         ...
@@ -91,12 +103,14 @@ class SqliteStore:
         database.execute("BEGIN IMMEDIATE")
         database.execute("CREATE TABLE IF NOT EXISTS definition (text TEXT)")
         database.execute("CREATE TABLE IF NOT EXISTS identity (token TEXT)")
+        database.execute("CREATE TABLE IF NOT EXISTS built (token TEXT)")
         held = database.execute("SELECT text FROM definition").fetchone()
         if held is not None and held[0] != definition:
             for table in ("seen", "kept", "firsts", "watermark"):
                 database.execute(f"DROP TABLE IF EXISTS {table}")
             database.execute("DELETE FROM definition")
             database.execute("DELETE FROM identity")
+            database.execute("DELETE FROM built")
             held = None
         if held is None:
             database.execute("INSERT INTO definition VALUES (?)", (definition,))
@@ -116,9 +130,19 @@ class SqliteStore:
             database.execute("INSERT INTO watermark VALUES (?)", (NOTHING_KNOWN,))
         database.execute("COMMIT")
 
+    def find(self, definition: str) -> None:
+        if not self._is_of(definition):
+            raise LookupError("the file holds no state of these features")
+
+    def built(self) -> bool:
+        return self._database.execute("SELECT 1 FROM built").fetchone() is not None
+
+    def mark_built(self) -> None:
+        self._database.execute("INSERT INTO built SELECT token FROM identity")
+
     def _is_of(self, definition: str) -> bool:
         tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not {"definition", "identity"} <= tables:
+        if not {"definition", "identity", "built"} <= tables:
             return False
         row: tuple[str] | None = self._database.execute("SELECT text FROM definition").fetchone()
         return row == (definition,)
