@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import msgspec
+from source_lab import Lab
 
 from dataplatform.cdc.assets import OPLOG_ERROR, OPLOG_WARNING, ask, completeness_result, definitions, headroom_result
-from dataplatform.cdc.status import CollectionStatus
+from dataplatform.cdc.state import CollectionState, PositionFile, UnitState
+from dataplatform.cdc.status import CollectionStatus, status_of
 from dataplatform.due import Due
 from dataplatform.local.servers import CHECKOUT
 from dataplatform.settings import Settings
@@ -56,6 +59,25 @@ def test_oplog_headroom() -> None:
     lower = headroom_result(KEY, status(oplog_seconds_left=OPLOG_ERROR.total_seconds() - 1))
     assert (lower.passed, lower.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert headroom_result(KEY, status()).passed
+
+
+def test_an_oplog_that_is_not_full_yet_will_hold_more(lab: Lab) -> None:
+    """Two hours old and a hundredth full: it will hold two hundred hours. A full one has what it has, less what is not landed."""
+    contract = lab.contract("docs")
+    now = datetime(2026, 11, 24, 8, tzinfo=UTC)
+    for filled, expected in ((0.01, 199.0), (1.0, 1.0), (None, 1.0)):
+        state = UnitState(
+            passed=(int((now - timedelta(hours=1)).timestamp()), 1),
+            oplog_first=now - timedelta(hours=2),
+            oplog_filled=filled,
+            oplog_asked_at=now,
+            collections={contract.namespace: CollectionState(now - timedelta(hours=2))},
+        )
+        file = PositionFile(lab.settings, lab.unit).file
+        present = file.read()
+        file.write(msgspec.json.encode(state), None if present is None else present[1])
+        (one,) = status_of(lab.settings, lab.contracts, now=now)
+        assert one.oplog_seconds_left == expected * 3600
 
 
 def test_complete_in_time() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from source_lab import HOUR, Background, Lab, soon
+from source_lab import HOUR, Background, Lab, soon, wait_for
 
 from dataplatform.cdc.assets import definitions
 from dataplatform.cdc.buckets import bucket_of
@@ -111,7 +111,10 @@ def test_a_collection_from_a_dagster_run_to_a_repair(lab: Lab) -> None:
         f" ('\"extra\"', '{{}}', FALSE, '0000000001.0000000001.0000000', DATE '{bucket_of(chr(34) + 'extra' + chr(34))}')"
     )
     lab.db.docs.insert_one({"_id": "on its way"})
+    with pytest.raises(PlatformError, match="let `dataplatform cdc capture` run"):
+        reconcile(lab.settings, hours, contract)
     background = Background(lab)
+    wait_for(lambda: lab.state.holder is not None, "the capture")
     found = reconcile(lab.settings, hours, contract)
     assert {(one.key, one.kind) for one in found.differences} == {
         ('"v"', "missing"),
@@ -133,6 +136,7 @@ def test_a_collection_from_a_dagster_run_to_a_repair(lab: Lab) -> None:
     )
     assert kept == [{"n": 2.0, "o": {"a": 2.0, "b": None}, "l": [2.0]}], "a rewrite must not lose what was kept"
     background = Background(lab)
+    wait_for(lambda: lab.state.holder is not None, "the capture")
     assert reconcile(lab.settings, lab.hours(), contract, everything=True).ok
     background.end()
 

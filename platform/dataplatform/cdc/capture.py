@@ -358,10 +358,10 @@ class Capture:
             return
 
         def ask() -> None:
-            first = oplog_first(client)
+            first, filled = oplog_first(client), oplog_filled(client)
 
             def note(state: UnitState) -> None:
-                state.oplog_first, state.oplog_asked_at = first, now
+                state.oplog_first, state.oplog_filled, state.oplog_asked_at = first, filled, now
 
             with contextlib.suppress(FencedError):  # which the stream finds as well, and says
                 self.positions.commit(note)
@@ -474,6 +474,17 @@ def oplog_first(client: MongoClient[dict[str, Any]]) -> datetime | None:
     return None if entry is None or "ts" not in entry else datetime.fromtimestamp(entry["ts"].time, UTC)
 
 
+def oplog_filled(client: MongoClient[dict[str, Any]]) -> float | None:
+    """How full the oplog is, 0 to 1; None where the server or the user's rights do not say. A young one is not full yet."""
+    try:
+        (found,) = client["local"]["oplog.rs"].aggregate([{"$collStats": {"storageStats": {}}}], maxTimeMS=2000)
+    except (PyMongoError, ValueError):
+        return None
+    stats = found.get("storageStats", {})
+    parts = [stats[part] / stats[limit] for part, limit in (("size", "maxSize"), ("count", "max")) if stats.get(limit)]
+    return max(parts, default=None)
+
+
 def _namespaces(contracts: Contracts) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((one.database, one.collection) for one in contracts.values()))
 
@@ -542,4 +553,4 @@ class _Reader:
                 return
 
 
-__all__ = ["Capture", "FencedError", "oplog_first"]
+__all__ = ["Capture", "FencedError", "oplog_filled", "oplog_first"]

@@ -218,11 +218,12 @@ def _moved_on(hours: CollectionHours, contract: CollectionContract, position: st
             raise PlatformError("no capture has taken it up yet", where=name, fix="run `dataplatform cdc capture`")
         if found[0].passed >= (read_at.time, read_at.inc):
             break
-        if time.monotonic() > deadline:
+        holder = found[0].holder
+        if time.monotonic() > deadline or holder is None or not holder.alive:
             raise PlatformError(
                 f"the capture has not reached {datetime.fromtimestamp(read_at.time, UTC):%H:%M:%S}, when the source was read",
                 where=name,
-                fix="run `dataplatform cdc capture` (or `--once`) while it is compared",
+                fix="let `dataplatform cdc capture` run while it is compared",
             )
         time.sleep(KEPT_SECONDS)
     landing = hours.landings[name]

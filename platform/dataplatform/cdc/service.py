@@ -55,13 +55,14 @@ def capture_once(
             states[unit.name] = capture.run(once=until is None, until=until)
         except BaseException as error:  # raised below, in the caller's thread
             errors.append(error)
-            report(f"{unit.name}: {error}")
 
     threads = [threading.Thread(target=work, args=(unit,), name=unit.name) for unit in units]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    for error in errors[1:]:
+        report(str(error))
     if errors:
         raise errors[0]
     return states

@@ -117,6 +117,7 @@ class UnitState(msgspec.Struct):
     committed_at: datetime | None = None
     started_at: datetime | None = None
     oplog_first: datetime | None = None
+    oplog_filled: float | None = None
     oplog_asked_at: datetime | None = None
     rate: float = 0.0
     collections: dict[str, CollectionState] = {}

@@ -18,7 +18,7 @@ class CollectionStatus(msgspec.Struct):
     `state`: not_started, snapshot, streaming, behind (later than its objective allows) or lost (re-snapshot under way).
     `lag_seconds`: now − the source's time up to which everything is landed; `table_lag_seconds`: now − the source's time up to
     which the tables are complete, which is what the objective is about. `oplog_seconds_left`: how long the capture may
-    stand still before changes are lost; None where the user may not see the oplog.
+    stand still before changes are lost (estimated while the oplog is not full yet); None where the user may not see the oplog.
     """
 
     collection: str
@@ -83,7 +83,7 @@ def _one(
     result.table_lag_seconds = round(table_lag, 1)
     result.snapshots_ended, result.missing_at_source = len(collection.ended), collection.missing
     if state.oplog_first is not None:
-        result.oplog_seconds_left = round((state.passed_at - state.oplog_first).total_seconds(), 1)
+        result.oplog_seconds_left = round(_oplog_left(state, state.oplog_first), 1)
     if state.holder is not None:
         result.held_by = f"{state.holder.pid}@{state.holder.host}" + ("" if state.holder.alive else " (gone)")
     result.lost = [msgspec.to_builtins(one) for one in state.lost]
@@ -93,6 +93,15 @@ def _one(
     else:
         result.state = "behind" if max(lag, table_lag) > contract.freshness_minutes * 60 else "streaming"
     return result
+
+
+def _oplog_left(state: UnitState, first: datetime) -> float:
+    """Seconds of oplog between its oldest entry and what is landed; of one that is not full yet, the seconds it will hold at this
+    rate, less what is not landed yet."""
+    asked = max(state.oplog_asked_at or state.passed_at, state.passed_at)
+    held = (asked - first).total_seconds()
+    will_hold = held / state.oplog_filled if state.oplog_filled and state.oplog_filled < 1 else held
+    return will_hold - (asked - state.passed_at).total_seconds()
 
 
 def _progress(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
