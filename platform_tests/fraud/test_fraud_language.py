@@ -8,7 +8,8 @@ from ruamel.yaml import YAML
 from dataplatform.contracts.errors import ContractError
 from dataplatform.fraud.expression import ExpressionError, parse_rule, print_expression
 from dataplatform.fraud.fact_types import DeclaredFact
-from dataplatform.fraud.policies import parse_policy, print_policy
+from dataplatform.fraud.features import EntityFeatures, Feature
+from dataplatform.fraud.policies import load_policies, parse_policy, print_policy
 
 CASES = Path(__file__).parent / "cases"
 EXAMPLE = """\
@@ -79,3 +80,67 @@ def test_a_rule_that_names_a_feature_that_does_not_exist():
         parse_policy(EXAMPLE, declared=declared)
     codes = {(problem.code, problem.line) for problem in error.value.problems}
     assert codes == {("wrong_unit", 7), ("unknown_fact", 8), ("unknown_fact", 9), ("type_conflict", 12)}
+
+
+STREAM = """\
+policy: fan_out
+event: EVENT
+owner: fds
+description: What a transfer looks like afterwards.
+unknown: pass
+entities: {sender: user}
+stream: STREAM
+rules:
+  - {name: many, when: sender.age > 5, score: 60, reason: Many.}
+levels: {monitor: 30}
+"""
+COLUMNS = {
+    "send": {"user_id": DeclaredFact("STRING"), "amount": DeclaredFact("NUMERIC")},
+    "shop.articles": {"operation": DeclaredFact("STRING"), "seller___id": DeclaredFact("STRING")},
+}
+USER = EntityFeatures("user", "user_id", (Feature("age", "time_since_first", "INT64", event="send", by="user_id"),), {})
+
+
+@pytest.mark.parametrize(
+    ("event", "stream", "code"),
+    [
+        ("send", "{case: sender, alert: warn_confirm}", None),
+        ("send", "{case: sender, keys: {sender: user_id}}", None),
+        ("shop.articles", "{case: sender, keys: {sender: seller___id}}", None),
+        ("shop.articles", "{case: sender}", "unknown_role"),
+        ("shop.articles", "{case: sender, keys: {sender: seller_id}}", "unknown_column"),
+        ("shop.articles", "", "needs_stream"),
+        ("shop.article", "{case: sender}", "unknown_event"),
+        ("send", "{case: receiver}", "unknown_role"),
+        ("send", "{case: sender, keys: {receiver: user_id}}", "unknown_role"),
+        ("send", "{alert: hold}", "missing"),
+        ("send", "{case: sender, alert: pass}", "no_effect"),
+        ("send", "{case: sender, alert: high}", "unknown_level"),
+        ("send", "{case: sender, kees: {}}", "unknown_key"),
+        ("send", "true", "wrong_type"),
+    ],
+)
+def test_policies_of_the_stream_are_checked_against_their_event_or_collection(tmp_path, event, stream, code):
+    text = STREAM.replace("EVENT", event).replace("stream: STREAM\n", f"stream: {stream}\n" if stream else "")
+    (tmp_path / "fan_out.yaml").write_text(text)
+    if code is None:
+        policy = load_policies(tmp_path, events=COLUMNS, entities={"user": USER})["fan_out"].policy
+        assert policy.stream is not None and policy.stream.case == "sender"
+        assert parse_policy(print_policy(policy)).policy == policy
+        return
+    with pytest.raises(ContractError) as error:
+        load_policies(tmp_path, events=COLUMNS, entities={"user": USER})
+    assert code in [problem.code for problem in error.value.problems]
+    assert all(problem.line for problem in error.value.problems)
+
+
+def test_one_policy_decides_an_event_and_any_number_judge_it_afterwards(tmp_path):
+    for name in ("a", "b"):
+        text = STREAM.replace("fan_out", name).replace("EVENT", "send")
+        (tmp_path / f"{name}.yaml").write_text(text.replace("STREAM", "{case: sender}"))
+    assert len(load_policies(tmp_path, events=COLUMNS, entities={"user": USER})) == 2
+    for name in ("a", "b"):
+        text = STREAM.replace("fan_out", name).replace("EVENT", "send")
+        (tmp_path / f"{name}.yaml").write_text(text.replace("stream: STREAM\n", ""))
+    with pytest.raises(ContractError, match="a decides send as well"):
+        load_policies(tmp_path, events=COLUMNS, entities={"user": USER})

@@ -176,7 +176,8 @@ def test_alerts_of_one_entity_at_once_make_one_case(database):
         ({"large": float("nan")}, "not_finite"),
     ],
 )
-def test_a_wrong_change_is_refused(store, changes, code):
+def test_a_wrong_change_is_refused(tmp_path, changes, code):
+    store = open_store(f"sqlite:///{tmp_path / 'p.sqlite'}")
     with pytest.raises(ContractError) as error:
         store.propose("transfer", changes, base_version=1, by="ed", reason="why")
     assert [problem.code for problem in error.value.problems] == [code]
@@ -241,3 +242,32 @@ def test_a_database_that_cannot_be_used_is_told_without_its_password(tmp_path, u
     with pytest.raises(PlatformError, match=said) as error:
         ParameterStore(database_url(url, tmp_path), policies_of("hold"))
     assert "hunter2" not in str(error.value) and "127.0.0.1" in str(error.value)
+
+
+def test_what_no_database_holds_is_refused_by_all_alike(database):
+    """Numbers beyond a column, texts with NUL, empty and endless reasons: an error with its way out, no driver's failure."""
+    store = open_store(database, level="hold")
+    cases = Cases(store)
+    number = cases.take(CaseAlert("a1", 1, "p", "e", "e1", "user", "u1", "hold", 5, {}))
+    for unknown in (
+        lambda: store.version("transfer", 2**70),
+        lambda: store.approve("transfer", 2**31, by="ada"),
+        lambda: store.rollback("transfer", by="ed", reason="why", to=2**40),
+        lambda: store.propose("transfer", {"large": 5}, base_version=2**65, by="ed", reason="why"),
+        lambda: cases.read(2**70, by="vera"),
+        lambda: store.rollback("no policy", by="ed", reason="why"),
+    ):
+        with pytest.raises(UnknownVersionError):
+            unknown()
+    for refused in (
+        lambda: store.propose("transfer", {"large": 5}, base_version=1, by="ed", reason="a\x00b"),
+        lambda: store.rollback("transfer", by="ed", reason=" "),
+        lambda: store.put_entries("watched", ["a\x00"], by="ed", reason="why"),
+        lambda: store.put_entries("w\x00", ["a"], by="ed", reason="why"),
+        lambda: cases.note(number, "\x00", by="ed"),
+        lambda: cases.note(number, "y" * 10_001, by="ed"),
+        lambda: cases.find(by="vera", entity_key="\x00"),
+    ):
+        with pytest.raises(PlatformError, match=r"empty|long|NUL"):
+            refused()
+    assert store.remove_entries("watched", ["a\x00"], by="ed", reason="why") == 0

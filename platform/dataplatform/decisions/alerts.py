@@ -98,7 +98,9 @@ def alert_of(
     stream = policy.stream
     assert stream is not None
     keys = {role: key for role, column in key_columns.items() if (key := event.keys.get(column)) is not None}
-    given: dict[str, Fact] = {name: event.values[name] for name in bench.types if event.values.get(name) is not None}
+    given: dict[str, Fact] = {
+        name: value for name, value in event.values.items() if value is not None and name in bench.types
+    }
     plain = {name: plain_value(value, bench.types[name]) for name, value in given.items()}
     identity = alert_id(policy.name, event.event, event.event_id)
     request = Request(identity, event.event, keys, plain)

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import msgspec
+from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -79,6 +80,7 @@ class Door:
                 ContractError: _contract_error,
                 PlatformError: _platform_error,
                 BadRequestError: _bad_request,
+                DBAPIError: _store_down,
             },
         )
 
@@ -338,6 +340,11 @@ def _as_response(problem: tuple[int, bytes, bytes]) -> Response:
 def _bad_request(_: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, BadRequestError)
     return _as_response(_bad(error))
+
+
+def _store_down(_: HttpRequest, error: Exception) -> Response:
+    log.error("the store of parameters failed: %s", error)
+    return _as_response(_problem(503, "The store of parameters does not answer.", "try again"))
 
 
 def _contract_error(_: HttpRequest, error: Exception) -> Response:

@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 
 from ..errors import PlatformError
-from .parameters import ConflictError, ParameterStore, UnknownVersionError
+from .parameters import MAX_NUMBER, ConflictError, ParameterStore, UnknownVersionError, check_text
 from .tree import RANK
 from .values import time_text
 
@@ -20,7 +20,6 @@ Status = Literal["open", "in_review", "confirmed", "dismissed"]
 STATUSES: tuple[str, ...] = get_args(Status)
 CLOSED = frozenset({"confirmed", "dismissed"})
 MAX_PAGE = 500
-MAX_NOTE = 10_000
 STREAM_USER = "stream"
 """Who acts where the stream process does."""
 
@@ -200,6 +199,9 @@ class Cases:
     ) -> list[Case]:
         """Cases, newest first. `status` may be `active` for those that are not closed; `before` is an id, for the next page."""
         self.store.demand(by, "viewer")
+        for text in (assignee, policy, entity, entity_key):
+            if text is not None:
+                check_text(text, "a filter", "cases")
         query = sa.select(_cases).order_by(_cases.c.id.desc()).limit(max(1, min(limit, MAX_PAGE)))
         if status == "active":
             query = query.where(_cases.c.closed_at.is_(None))
@@ -276,7 +278,9 @@ class Cases:
             }
             connection.execute(sa.update(_cases).where(_cases.c.id == number).values(**values))
             was = {name: getattr(case, name) for name in wanted}
-            detail = {"from": was, "to": wanted, "version": version + 1} | ({"note": _note(note)} if note else {})
+            detail = {"from": was, "to": wanted, "version": version + 1} | (
+                {"note": check_text(note, "a note", f"case {number}")} if note else {}
+            )
             self._log(connection, number, by, "changed", detail)
             return self._get(connection, number)
 
@@ -285,7 +289,7 @@ class Cases:
         self.store.demand(by, "editor")
         with self.store.writing() as connection:
             self._get(connection, number)
-            self._log(connection, number, by, "note", {"note": _note(text)})
+            self._log(connection, number, by, "note", {"note": check_text(text, "a note", f"case {number}")})
 
     def link(self, number: int, decision: CaseDecision, *, by: str) -> bool:
         """Link a decision by hand; False where it was linked before."""
@@ -297,7 +301,9 @@ class Cases:
     # Inside.
 
     def _get(self, connection: sa.Connection, number: int) -> Case:
-        row = connection.execute(sa.select(_cases).where(_cases.c.id == number)).first()
+        row = (
+            connection.execute(sa.select(_cases).where(_cases.c.id == number)).first() if number <= MAX_NUMBER else None
+        )
         if row is None:
             raise UnknownCaseError(f"there is no case {number}", fix="list the cases")
         return Case(**row._mapping)
@@ -357,9 +363,3 @@ def _status(status: object) -> str:
     if status not in STATUSES:
         raise PlatformError(f"{status!r} is no status of a case", fix=f"one of {', '.join(STATUSES)}")
     return str(status)
-
-
-def _note(text: str) -> str:
-    if not text.strip() or len(text) > MAX_NOTE:
-        raise PlatformError("a note is empty or long", fix=f"1 to {MAX_NOTE:,} characters")
-    return text

@@ -33,6 +33,10 @@ Role = Literal["viewer", "editor", "approver"]
 ROLES: tuple[str, ...] = get_args(Role)
 """Each may do what those before it may."""
 MAX_LIST_ENTRY = 500
+MAX_TEXT = 10_000
+MAX_NAME = 200
+MAX_NUMBER = 2**31 - 1
+"""The largest version or case that a database can be asked for."""
 _MIGRATION_LOCK = 7_305_001
 _migrating = threading.Lock()
 
@@ -277,8 +281,7 @@ class ParameterStore:
         """
         typed = self._policy(policy)
         self.demand(by, "editor")
-        if not reason.strip():
-            raise PlatformError("a change needs a reason", where=policy, fix="say why, in a sentence")
+        check_text(reason, "a reason", policy)
         with self.writing() as connection:
             live = self._live(connection, policy)
             wanted = set_parameters(typed.policy, changes, where=policy)
@@ -368,7 +371,11 @@ class ParameterStore:
 
         They were approved when they first went live, so that one editor is enough.
         """
+        self._policy(policy)
         self.demand(by, "editor")
+        check_text(reason, "a reason", policy)
+        if to is not None:
+            self.version(policy, to)  # says so when there is no such version
         with self.writing() as connection:
             live = self._live(connection, policy)
             query = sa.select(_versions).where(
@@ -401,6 +408,8 @@ class ParameterStore:
     ) -> int:
         """Add entries to a list (or give them a new expiry, microseconds since 1970); gives how many."""
         self.demand(by, "editor")
+        check_text(name, "a list's name", "lists", MAX_NAME)
+        check_text(reason, "a reason", name)
         rows: list[dict[str, Any]] = []
         for value in values:
             kind = "STRING" if isinstance(value, str) else "NUMBER"
@@ -430,14 +439,34 @@ class ParameterStore:
     def remove_entries(self, name: str, values: list[object], *, by: str, reason: str) -> int:
         """Take entries out of a list; gives how many were in it."""
         self.demand(by, "editor")
+        check_text(reason, "a reason", name)
         with self.writing() as connection:
-            texts = [str(value) for value in values]
+            texts = [text for value in values if "\x00" not in (text := str(value))]
             removed = connection.execute(
                 sa.delete(_entries).where(_entries.c.list == name, _entries.c.value.in_(texts))
             ).rowcount
             self._raise_counter(connection)
             self._log(connection, by, "list_remove", name, None, {"entries": removed, "reason": reason})
             return removed
+
+    # What the cases of the same database use.
+
+    def demand(self, user: str, role: str) -> None:
+        """NotAllowedError where a person has not that role, or a higher one."""
+        held = self.role(user)
+        if held is None or ROLES.index(held) < ROLES.index(role):
+            raise NotAllowedError(
+                f"{user} is {held or 'nobody'} here, and this needs the role {role}",
+                fix=f"dataplatform fraud parameters grant {user} {role}",
+            )
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction of the one who writes: others wait."""
+        # The counter's row is the lock: of two editors one waits here, before it has read anything.
+        with self.engine.begin() as connection:
+            connection.execute(sa.update(_generation).values(number=_generation.c.number))
+            yield connection
 
     # Inside.
 
@@ -475,23 +504,6 @@ class ParameterStore:
             raise UnknownVersionError(f"no policy is called {name}", fix=f"one of {', '.join(self.policies)}")
         return typed
 
-    def demand(self, user: str, role: str) -> None:
-        """NotAllowedError where a person has not that role, or a higher one."""
-        held = self.role(user)
-        if held is None or ROLES.index(held) < ROLES.index(role):
-            raise NotAllowedError(
-                f"{user} is {held or 'nobody'} here, and this needs the role {role}",
-                fix=f"dataplatform fraud parameters grant {user} {role}",
-            )
-
-    @contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
-        """A transaction of the one who writes: others wait."""
-        # The counter's row is the lock: of two editors one waits here, before it has read anything.
-        with self.engine.begin() as connection:
-            connection.execute(sa.update(_generation).values(number=_generation.c.number))
-            yield connection
-
     def _live(self, connection: sa.Connection, policy: str) -> ParameterVersion:
         query = sa.select(_versions).where(_versions.c.policy == policy, _versions.c.state == "live")
         row = connection.execute(query).first()
@@ -501,7 +513,7 @@ class ParameterStore:
 
     def _get(self, connection: sa.Connection, policy: str, version: int) -> ParameterVersion:
         query = sa.select(_versions).where(_versions.c.policy == policy, _versions.c.version == version)
-        row = connection.execute(query).first()
+        row = connection.execute(query).first() if abs(version) <= MAX_NUMBER else None
         if row is None:
             raise UnknownVersionError(f"there is no version {version}", where=policy, fix="list the versions")
         return _version(row)
@@ -555,6 +567,13 @@ class ParameterStore:
                 at=self.clock(), user=user, what=what, policy=policy, version=version, detail=dict(detail)
             )
         )
+
+
+def check_text(text: str, what: str, where: str, longest: int = MAX_TEXT) -> str:
+    """The text; PlatformError where it is empty or longer than a database holds."""
+    if not text.strip() or len(text) > longest or "\x00" in text:
+        raise PlatformError(f"{what} is empty or too long", where=where, fix=f"write 1 to {longest:,} characters")
+    return text
 
 
 def print_version(version: ParameterVersion, typed: TypedPolicy) -> str:
