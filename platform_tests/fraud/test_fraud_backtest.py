@@ -16,8 +16,10 @@ from dataplatform.fraud.features import parse_entity
 from dataplatform.fraud.moments import Event, Moment
 from dataplatform.fraud.online import features_in_order
 from dataplatform.fraud.policies import parse_policy
+from dataplatform.fraud.policy_sql import policy_statement, rule_bit, table_column
 from dataplatform.fraud.report import html_page
 from dataplatform.fraud.tables import features_table, load_features
+from dataplatform.fraud.tree import LEVELS
 from dataplatform.fraud.values import micros
 from dataplatform.warehouse.client import Warehouse
 from dataplatform.warehouse.tables import ensure
@@ -197,6 +199,37 @@ def test_history_is_decided_as_then(warehouse):
     page = html_page(report)
     assert "<svg" in page and "Backtest of transfer" in page and "precision" in page
     assert not list(warehouse.tables("fraud_staging"))
+
+
+def test_rules_beyond_one_word_of_bits(warehouse):
+    """130 rules, some undecided: every rule's bit is where `rule_bit` says."""
+    lines = ["policy: many", "event: send", "unknown: hold", "levels: {monitor: 10, block: 300}", "rules:"]
+    for n in range(130):
+        lines.append(f"  - {{name: r{n}, when: 'n.a >= {n} OR (n.b = {n} AND t.a = ''x'')', score: {n % 7}}}")
+    declared = {"n.a": DeclaredFact("INT64"), "n.b": DeclaredFact("INT64"), "t.a": DeclaredFact("STRING")}
+    typed = parse_policy("\n".join(lines), declared=declared)
+    chance = random.Random(4)
+    rows = [
+        {
+            "n.a": chance.choice([None, chance.randrange(130)]),
+            "n.b": chance.randrange(130),
+            "t.a": chance.choice([None, "x"]),
+        }
+        for _ in range(60)
+    ]
+    table = pa.table({"id": pa.array(range(60), pa.int64())} | {n[0] + n[2]: [r[n] for r in rows] for n in declared})
+    warehouse.query(f"CREATE SCHEMA `{warehouse.dataset_id('bits')}`")
+    warehouse.load_rows(table, "bits", "facts")
+    columns = {name: table_column(fact.type, name[0] + name[2]) for name, fact in declared.items()}
+    name = f"`{warehouse.table_id('bits', 'facts')}`"
+    statement = policy_statement(typed, {}, {}, columns, name, as_arrays=False)
+    decide = compile_policy(typed, {}, {})
+    for row in warehouse.query(f"{statement}\nORDER BY id").rows:
+        expected = decision(decide(rows[row["id"]]))
+        for column, wanted in (("fired", expected.rules), ("unknown", expected.unknown)):
+            places = [rule_bit(n, column) for n in range(130)]
+            assert [f"r{n}" for n, (word, bit) in enumerate(places) if row[word] & bit] == list(wanted)
+        assert (LEVELS[row["level"]], row["score"]) == (expected.level, expected.score)
 
 
 def test_a_day_of_features_of_every_type(warehouse):

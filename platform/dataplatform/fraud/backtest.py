@@ -5,7 +5,7 @@ one of decisions under the live parameters and one under the tried ones, and sma
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,7 +17,7 @@ from .catalog import Catalog
 from .fact_types import TypedPolicy
 from .features import EntityFeatures
 from .history import Source, history_statement, warehouse_source
-from .policy_sql import FactColumn, column_value, policy_statement, table_column
+from .policy_sql import FactColumn, column_value, policy_statement, rule_bit, table_column
 from .tree import LEVELS, RANK, Scalar
 from .values import plain_value
 
@@ -209,9 +209,9 @@ def _report(warehouse: Warehouse, asked: Backtest, tables: BacktestTables, label
     hits = ask(
         "SELECT "
         + ", ".join(
-            f"COUNTIF(a.rule_{n}) AS live_{n}, COUNTIF(b.rule_{n}) AS tried_{n}, COUNTIF(a.rule_{n} AND b.rule_{n}) AS both_{n},"
-            f" COUNTIF(b.rule_{n} IS NULL) AS unknown_{n},"
-            f" COUNTIF(b.rule_{n} AND ({_others(n, rules)}) = 0) AS alone_{n}"
+            f"COUNTIF({_has('a', n)}) AS live_{n}, COUNTIF({_has('b', n)}) AS tried_{n},"
+            f" COUNTIF({_has('a', n)} AND {_has('b', n)}) AS both_{n},"
+            f" COUNTIF({_has('b', n, 'unknown')}) AS unknown_{n}, COUNTIF({_alone('b', n, len(rules))}) AS alone_{n}"
             for n in rules
         )
         + f" FROM {joined}"
@@ -221,7 +221,9 @@ def _report(warehouse: Warehouse, asked: Backtest, tables: BacktestTables, label
     for start in range(0, len(pairs), 400):
         part = pairs[start : start + 400]
         row = ask(
-            "SELECT " + ", ".join(f"COUNTIF(rule_{m} AND rule_{n}) AS o_{m}_{n}" for m, n in part) + f" FROM {tried}"
+            "SELECT "
+            + ", ".join(f"COUNTIF({_has('b', m)} AND {_has('b', n)}) AS o_{m}_{n}" for m, n in part)
+            + f" FROM {tried} AS b"
         )[0]
         overlap |= {pair: row[f"o_{pair[0]}_{pair[1]}"] for pair in part}
     examples = ask(
@@ -293,8 +295,17 @@ def _report(warehouse: Warehouse, asked: Backtest, tables: BacktestTables, label
     }
 
 
-def _others(number: int, rules: Sequence[int]) -> str:
-    return " + ".join(f"IF(b.rule_{n}, 1, 0)" for n in rules if n != number) or "0"
+def _has(alias: str, number: int, column: str = "fired") -> str:
+    """SQL: whether a rule fired (or is unknown)."""
+    name, bit = rule_bit(number, column)
+    return f"({alias}.{name} & {bit}) != 0"
+
+
+def _alone(alias: str, number: int, count: int) -> str:
+    """SQL: whether a rule, and no other one, fired."""
+    name, bit = rule_bit(number)
+    words = dict.fromkeys(rule_bit(each)[0] for each in range(count))
+    return " AND ".join(f"{alias}.{word} = {bit if word == name else 0}" for word in words)
 
 
 def _labels(ask: Any, joined: str, labels: str, count: int, names: list[str]) -> dict[str, Any]:
@@ -310,7 +321,7 @@ def _labels(ask: Any, joined: str, labels: str, count: int, names: list[str]) ->
         + ", COALESCE(AVG(TIMESTAMP_DIFF(l.known_at, f.occurred_at, HOUR)), 0) AS delay_hours,"
         + " COALESCE(MAX(TIMESTAMP_DIFF(l.known_at, f.occurred_at, HOUR)), 0) AS longest_delay_hours"
         + "".join(
-            f", COUNTIF(b.rule_{n} AND l.fraud) AS rule_{n}_hit, COUNTIF(b.rule_{n} AND NOT l.fraud) AS rule_{n}_false"
+            f", COUNTIF({_has('b', n)} AND l.fraud) AS rule_{n}_hit, COUNTIF({_has('b', n)} AND NOT l.fraud) AS rule_{n}_false"
             for n in range(count)
         )
         + f" FROM {labelled}"

@@ -35,6 +35,8 @@ MAX_INLINE_LIST = 200
 """Longer lists are read from a table instead of being written into the statement."""
 BATCH_BYTES = 4_000_000
 BATCH_ROWS = 20_000
+WORD = 62
+"""Rules that one INT64 has a bit for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ def policy_statement(
     """The SELECT: `keep`, level (rank, INT64), score (INT64), rules and unknown (ARRAY<STRING>), one row a fact row.
 
     `source` stands behind FROM. `list_table` (columns list STRING, value STRING) holds the lists that are too long to
-    be written into the text. With `as_arrays` false, rules come as columns `rule_<n>` (BOOL, NULL is undecided).
+    be written into the text. With `as_arrays` false, rules come as bits (`rule_bit`) of the INT64 columns `fired_<word>` and
+    `unknown_<word>`: a column a rule would cost more to write than all rules cost to judge.
     """
     policy = typed.policy
     writer = _Writer(typed, parameters, lists, columns, list_table)
@@ -112,7 +115,12 @@ def policy_statement(
     score = " + ".join(
         ["0", *(f"IF(rule_{number}, {rule.score}, 0)" for number, rule in enumerate(policy.rules) if rule.score)]
     )
-    undecided = " OR ".join(f"rule_{number} IS NULL" for number in range(len(policy.rules))) or "FALSE"
+    rule_names = [f"rule_{number}" for number in range(len(policy.rules))]
+    # A rule is undecided only where a fact is missing, which is seldom: the rules are looked at one by one only there.
+    missing = " OR ".join(f"{form} IS NULL" for fact in policy.facts() for form in columns[fact].forms) or "FALSE"
+    if any(name not in lists for name in policy.lists()):
+        missing = "TRUE"
+    undecided = "missing AND (" + (" OR ".join(f"{name} IS NULL" for name in rule_names) or "FALSE") + ")"
     ranks = ["0"]
     if policy.levels:
         bands = " ".join(
@@ -132,13 +140,22 @@ def policy_statement(
             f",\n  {_chosen([f'rule_{n} IS NULL' for n in range(len(names))], names)} AS unknown"
         )
     else:
-        answer = "".join(f", rule_{number}" for number in range(len(policy.rules)))
+        answer = "".join(
+            f",\n  {_bits(rule_names[start : start + WORD])} AS fired_{word}"
+            f",\n  IF(undecided, {_bits([f'{name} IS NULL' for name in rule_names[start : start + WORD]])}, 0) AS unknown_{word}"
+            for word, start in enumerate(range(0, len(rule_names), WORD))
+        )
     return (
-        f"WITH tested AS (\n  SELECT {kept}{conditions}\n  FROM {source}\n),\n"
-        f"ruled AS (\n  SELECT {kept}{rules}\n  FROM tested\n),\n"
+        f"WITH tested AS (\n  SELECT {kept}{conditions},\n    {missing} AS missing\n  FROM {source}\n),\n"
+        f"ruled AS (\n  SELECT {kept}, missing{rules}\n  FROM tested\n),\n"
         f"scored AS (\n  SELECT *, {score} AS score, {undecided} AS undecided\n  FROM ruled\n)\n"
         f"SELECT {kept}, {level} AS level, score{answer}\nFROM scored"
     )
+
+
+def rule_bit(number: int, column: str = "fired") -> tuple[str, int]:
+    """The column in which a rule (by its place in the policy) has its bit, and the bit's value."""
+    return f"{column}_{number // WORD}", 1 << (number % WORD)
 
 
 def filter_sql(typed: TypedPolicy, columns: Mapping[str, FactColumn]) -> str:
@@ -276,6 +293,10 @@ def list_text(value: Scalar) -> str:
     if isinstance(value, float) and value == int(value):
         return str(int(value))
     return str(value)
+
+
+def _bits(tests: list[str]) -> str:
+    return " + ".join(f"IF({test}, {1 << place}, 0)" for place, test in enumerate(tests))
 
 
 def _chosen(tests: list[str], names: list[str]) -> str:
