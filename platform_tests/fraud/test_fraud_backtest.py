@@ -203,9 +203,9 @@ def test_history_is_decided_as_then(warehouse):
 
 def test_rules_beyond_one_word_of_bits(warehouse):
     """130 rules, some undecided: every rule's bit is where `rule_bit` says."""
-    lines = ["policy: many", "event: send", "unknown: hold", "levels: {monitor: 10, block: 300}", "rules:"]
-    for n in range(130):
-        lines.append(f"  - {{name: r{n}, when: 'n.a >= {n} OR (n.b = {n} AND t.a = ''x'')', score: {n % 7}}}")
+    head = ["policy: many", "event: send", "unknown: hold", "levels: {monitor: 10, block: 300}", "rules:"]
+    when = "n.a >= {n} OR (n.b = {n} AND t.a = ''x'')"
+    lines = [*head, *(f"  - {{name: r{n}, when: '{when.format(n=n)}', score: {n % 7}}}" for n in range(130))]
     declared = {"n.a": DeclaredFact("INT64"), "n.b": DeclaredFact("INT64"), "t.a": DeclaredFact("STRING")}
     typed = parse_policy("\n".join(lines), declared=declared)
     chance = random.Random(4)
