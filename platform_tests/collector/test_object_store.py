@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -97,3 +99,27 @@ def test_a_put_whose_answer_was_lost_is_stored_once(tmp_path: Path, monkeypatch:
         assert (await client.post("/v1/events", json=event("once"))).status_code == 200
 
     assert [record["event_id"] for record in stored(served(tmp_path, use))] == ["once"]
+
+
+def test_no_answer_comes_before_the_store_has_it_and_the_lag_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, reached = obstore.put, threading.Event()
+
+    async def use(door: Door, client: httpx.AsyncClient) -> None:
+        def slow(*arguments: Any, **more: Any) -> Any:
+            reached.wait(20)
+            return real(*arguments, **more)
+
+        monkeypatch.setattr(writer_module.obstore, "put", slow)
+        assert "\ncollector_lag_seconds 0\n" in (await client.get("/metrics")).text
+        sending = asyncio.create_task(client.post("/v1/events", json=event("slow")))
+        await asyncio.sleep(0.3)
+        assert not sending.done()
+        told = re.search(r"^collector_lag_seconds (\S+)$", (await client.get("/metrics")).text, re.MULTILINE)
+        assert told is not None and 0.1 < float(told[1]) < 20
+        reached.set()
+        assert (await sending).status_code == 200
+        assert "\ncollector_lag_seconds 0\n" in (await client.get("/metrics")).text
+
+    assert [record["event_id"] for record in stored(served(tmp_path, use))] == ["slow"]

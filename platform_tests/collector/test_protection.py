@@ -57,6 +57,36 @@ def test_too_many_events_of_one_key_are_429(start: Start) -> None:
     assert collector.metrics()['collector_shed_requests_total{cause="too_many_events"}'] >= 1
 
 
+def test_too_many_events_of_a_key_in_the_body_are_429(start: Start) -> None:
+    collector = start(
+        collector_events_per_second="10", collector_burst_events="1000", write_keys='{"web":"web","app":"app"}'
+    )
+    message = event("a", type="track")
+
+    def post(path: str, key: str, count: int = 1) -> httpx.Response:
+        body = {**message, "writeKey": key} if path == "/v1/track" else {"batch": [message] * count, "writeKey": key}
+        return httpx.post(f"{collector.url}{path}", json=body)
+
+    for _ in range(2):
+        assert post("/v1/events", "web", 600).status_code == 200
+    for path in ("/v1/events", "/v1/batch", "/v1/track"):
+        shed = post(path, "web")
+        assert (shed.status_code, shed.json()["code"]) == (429, "too_many_events"), path
+        assert 1 <= int(shed.headers["retry-after"]) <= 21
+        assert post(path, "app").status_code == 200
+    assert collector.metrics()['collector_shed_requests_total{cause="too_many_events"}'] == 3
+    assert len(collector.landed()) == 1203
+
+
+def test_the_age_of_an_open_file_is_told(start: Start) -> None:
+    collector = start(landing_rotate_seconds="1")
+    assert collector.metrics()["collector_open_file_age_seconds"] == 0
+    assert collector.post(batch("x", 1)).status_code == 200
+    until(lambda: 0.2 < collector.metrics()["collector_open_file_age_seconds"] < 3)
+    until(lambda: collector.metrics()["collector_open_file_age_seconds"] == 0)
+    assert collector.metrics()["collector_finished_files_total"] == 1
+
+
 def test_bodies_that_wait_are_bounded(start: Start) -> None:
     collector = start(collector_max_queued_bytes="3000000")
     half = (

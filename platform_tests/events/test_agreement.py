@@ -54,9 +54,13 @@ def test_the_quick_way_accepts_only_what_the_exact_way_accepts(seed: int) -> Non
     random = Random(seed)
     contract = random_contract(random, "make")
     judge = Judge({contract.name: contract})
-    for number in range(30):
-        event = random_event(random, contract, number)
-        assert judge.judge(event) == judge.judge_exactly(event), event
+    events = [random_event(random, contract, number) for number in range(30)]
+    exactly = [judge.judge_exactly(event) for event in events]
+    for event, verdict in zip(events, exactly, strict=True):
+        assert judge.judge(event) == verdict, event
+    assert judge.judge_all(events) == exactly
+    surely = [event for event, verdict in zip(events, exactly, strict=True) if verdict.accepted]
+    assert judge.judge_all(surely) == [verdict for verdict in exactly if verdict.accepted]
 
 
 @settings(max_examples=200, deadline=None)

@@ -141,7 +141,7 @@ class Door:
         body = unzip(request.body, request.headers.get(b"content-encoding", b"").decode("latin-1").lower())
         if source is None:
             self.keys.require_some_in(body)
-            source = self.keys.of_key(segment.write_key_of(body))
+            source = self._source_of(segment.write_key_of(body))
         try:
             raws = events_of(body)
         except Malformed as fault:
@@ -155,15 +155,22 @@ class Door:
         if source is None:
             self.keys.require_some_in(body)
             if kind is None:
-                source = self.keys.of_key(segment.write_key_of(body))
+                source = self._source_of(segment.write_key_of(body))
         try:
             messages = segment.messages_of(body, kind)
         except Malformed as fault:
             self._keep_malformed(slot, request, body, fault, source)
             return
         if source is None:
-            source = self.keys.of_key(messages.write_key)
+            source = self._source_of(messages.write_key)
         self._land(slot, request, messages.events, source, b'"success":true,')
+
+    def _source_of(self, key: str | None) -> str:
+        """The source of a key that stands in the body only; refused as it would have been by the head."""
+        source = self.keys.of_key(key)
+        if (refusal := self._too_fast(source)) is not None:
+            raise refusal
+        return source
 
     def _land(self, slot: Slot, request: Request, raws: list[bytes], source: str, prefix: bytes) -> None:
         verdicts = self._append(request, raws, source)

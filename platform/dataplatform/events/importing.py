@@ -46,24 +46,24 @@ def take_in(raws: Sequence[bytes], source: str, moment: Moment, judge: Judge, wr
     They are durable after the writer's next flush or commit, not before.
     """
     file = writer.open_file(moment.hour)
-    line, stem, received_at = file.lines, file.stem, moment.text
-    decide = judge.judge
-    verdicts = []
-    records = []
-    for raw in raws:
-        verdict = decide(raw)
-        line += 1
-        try:
-            payload = raw.decode() if b"\0" not in raw else decode_payload(raw)
-        except UnicodeDecodeError:
-            payload = decode_payload(raw)
-        verdicts.append(verdict)
-        records.append(
-            Record(received_at, source, verdict.event, verdict.event_id, payload, verdict.faults, stem, line)
-        )
+    verdicts = judge.judge_all(raws)
+    stem, received_at = file.stem, moment.text
+    records = [
+        Record(received_at, source, verdict.event, verdict.event_id, payload, verdict.faults, stem, line)
+        for line, (verdict, payload) in enumerate(zip(verdicts, payloads_of(raws), strict=True), file.lines + 1)
+    ]
     if records:
         writer.add(file, _encode_lines(records), len(records))
     return verdicts
+
+
+def payloads_of(raws: Sequence[bytes]) -> list[str]:
+    """The events' texts as landed records hold them."""
+    try:
+        texts = [raw.decode() for raw in raws]
+    except UnicodeDecodeError:
+        return [decode_payload(raw) for raw in raws]
+    return texts if "\0" not in "".join(texts) else [decode_payload(raw) for raw in raws]
 
 
 @dataclass(slots=True)

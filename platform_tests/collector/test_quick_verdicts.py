@@ -1,0 +1,98 @@
+"""The quick way to a verdict at its edges: whatever it accepts, the exact way accepts, alone and in a batch."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataplatform.contracts.events import EventContract
+from dataplatform.events.verdict import Judge
+
+CONTRACT = EventContract.model_validate(
+    {
+        "action": "pay",
+        "object": "item",
+        "service": "shop",
+        "owner": "shop",
+        "domain": "shop",
+        "description": "A payment.",
+        "params": [
+            {"name": "price", "type": "NUMERIC"},
+            {"name": "fee", "type": "NUMERIC", "min": "0", "max": "1000"},
+            {"name": "at", "type": "TIMESTAMP"},
+            {"name": "until", "type": "TIMESTAMP", "min": "2020-01-01T00:00:00Z"},
+            {"name": "prices", "type": "NUMERIC", "repeated": True},
+            {"name": "days", "type": "DATE", "repeated": True},
+            {"name": "note", "type": "STRING"},
+        ],
+    }
+)
+JUDGE = Judge({CONTRACT.name: CONTRACT})
+TIMES = (
+    "2026-01-31T10:00:00Z", "2026-01-31T10:00:00.123Z", "2026-01-31T10:00:00.123456Z", "2026-01-31T10:00:00+09:00",
+    "2024-02-29T23:59:59.999Z", "2026-02-29T10:00:00.000Z", "2026-01-31T24:00:00Z", "2026-01-31T10:60:00Z",
+    "2026-01-31T10:00:60Z", "0000-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999Z",
+    "2026-W05-6T10:00:00.123Z", "2026-01-31 10:00:00Z", "2026-01-31t10:00:00Z", "2026-01-31T10:00:00z",
+    "2026-01-31T10:00:00,123Z", "2026-01-31T100000.12345Z", "2026-01-31T10:00:00.000.000Z", "2026-01-31T10:00:00",
+    "2026-01-31T10:00:00.0000Z", "2026-01-31T10:00:00Z\\n2026-01-31T10:00:00Z", "\\u0032026-01-31T10:00:00Z",
+    "2026-01-31T10\\u003a00:00Z", "２０26-01-31T10:00:00Z", "2026-01-31T10:00:00+23:00", "2026-01-31T10:00:00-00:00", "",
+)  # fmt: skip
+NUMBERS = (
+    "0", "-0", "1", "-1.5", "12.50", "1e3", "1E-9", "123456789012345", "1234567890123456", "123456789012.1234567",
+    "0.1000000000000000055511151231257827", "-1234567890123.25", "999999999999999999999999999999", "1000.000000001",
+    '"1"', '"-0.000000001"', '"12345678901234567890123456789.123456789"', '"1.0000000000"', '"NaN"', '"Infinity"',
+    '"1e3"', '" 1"', '"+1"', '"1_0"', '"01"', '"1\\n"', '"١"', '""', "null", "true", "[]", "{}", '"1","2"',
+)  # fmt: skip
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> bytes:
+    """An event whose values stand at the edges of their types, whose keys may repeat, with white space or without."""
+    time = st.sampled_from(TIMES).map(lambda text: f'"{text}"')
+    number = st.sampled_from(NUMBERS)
+    values = {
+        "price": number, "fee": number, "at": time, "until": time,
+        "prices": st.lists(number, max_size=3).map(lambda all_of: f"[{','.join(all_of)}]"),
+        "days": st.just('["2026-01-31"]'), "note": st.sampled_from(['"a"', '"a: b"', '"\\"a\\":1"', '"},{"', '"\\u0000"']),
+    }  # fmt: skip
+    keys = draw(st.lists(st.sampled_from(sorted(values)), max_size=4, unique=not draw(st.booleans())))
+    colon = draw(st.sampled_from([":", ": ", " :", ":\n"]))
+    params = ",".join(f'"{key}"{colon}{draw(values[key])}' for key in keys)
+    members = ['"event_id":"1"', f'"event":"{CONTRACT.name}"', f'"params":{{{params}}}']
+    members += [
+        f'"{key}":{draw(time)}' for key in draw(st.lists(st.sampled_from(["event_time", "sent_at"]), max_size=2))
+    ]
+    return ("{" + ",".join(draw(st.permutations(members))) + "}").encode()
+
+
+@settings(max_examples=400, deadline=None)
+@given(raws=st.lists(texts(), min_size=1, max_size=4))
+def test_the_quick_way_accepts_only_what_the_exact_way_accepts(raws: list[bytes]) -> None:
+    exactly = [JUDGE.judge_exactly(raw) for raw in raws]
+    assert [JUDGE.judge(raw) for raw in raws] == exactly
+    assert JUDGE.judge_all(raws) == exactly
+
+
+@pytest.mark.parametrize("key", ["at", "until", "event_time"])
+@pytest.mark.parametrize("time", TIMES)
+def test_a_time_means_the_same_both_ways(key: str, time: str) -> None:
+    where = f'"event_time":"{time}","params":{{}}' if key == "event_time" else f'"params":{{"{key}":"{time}"}}'
+    raw = f'{{"event_id":"1","event":"{CONTRACT.name}",{where}}}'.encode()
+    good = f'{{"event_id":"1","event":"{CONTRACT.name}","event_time":"2026-01-31T10:00:00Z"}}'.encode()
+    assert JUDGE.judge(raw) == JUDGE.judge_exactly(raw)
+    assert JUDGE.judge_all([good, raw, good]) == [JUDGE.judge_exactly(one) for one in (good, raw, good)]
+
+
+@pytest.mark.parametrize("key", ["price", "fee"])
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_number_means_the_same_both_ways(key: str, number: str) -> None:
+    raw = f'{{"event_id":"1","event":"{CONTRACT.name}","params":{{"{key}":{number}}}}}'.encode()
+    good = f'{{"event_id":"1","event":"{CONTRACT.name}","params":{{"{key}":"1"}}}}'.encode()
+    assert JUDGE.judge(raw) == JUDGE.judge_exactly(raw)
+    assert JUDGE.judge_all([good, raw, good]) == [JUDGE.judge_exactly(one) for one in (good, raw, good)]
+
+
+def test_usual_events_go_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(JUDGE, "judge_exactly", None)
+    params = '{"price":"12.50","fee":3,"at":"2026-01-31T10:00:00.123Z","note":"a: \\"b\\""}'
+    usual = f'{{"event_id":"1","event":"{CONTRACT.name}","sent_at":"2026-01-31T19:00:00+09:00","params":{params}}}'
+    assert all(verdict.accepted for verdict in JUDGE.judge_all([usual.encode()] * 3))
