@@ -74,10 +74,14 @@ def status(as_json: bool) -> None:
     if not found:
         click.echo(f"no collections: {settings.schemas_dir / 'collections'} has no contracts")
     for one in found:
-        lag = "-" if one.lag_seconds is None else f"{one.lag_seconds:.0f} s behind"
+        lag = "-"
+        if one.lag_seconds is not None:
+            lag = f"landed {one.lag_seconds:.0f} s behind, in the tables {one.table_lag_seconds:.0f} s"
         left = "" if one.oplog_seconds_left is None else f", {one.oplog_seconds_left / 3600:.1f} h of oplog left"
         through = "" if one.complete_through is None else f", complete to {one.complete_through:%Y-%m-%d %H:%M}"
-        click.echo(f"{one.collection:<28} {one.state:<12} {lag}{left}{through}, {one.changes} changes")
+        rate = "" if one.changes_per_second is None else f", {one.changes_per_second:.0f} a second"
+        at = "" if one.position is None else f" up to {one.position}"
+        click.echo(f"{one.collection:<28} {one.state:<12} {lag}{left}{through}, {one.changes} changes{at}{rate}")
         if one.snapshot is not None:
             rest = one.snapshot["seconds_left"]
             click.echo(
