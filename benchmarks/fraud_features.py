@@ -1,20 +1,47 @@
 """Twenty-four point-in-time features over many events: the compiled SQL, the best hand-written SQL, Polars; and the online state.
 
-    python benchmarks/fraud_features.py [--events 200000] [--users 5000]
+    python benchmarks/fraud_features.py [--events 200000] [--users 20000]
 
 All give the features at every event (its own moment). Same inputs; the answers are compared. Also the cost of one day's increment
-with a short and with a long history before it, and online updates a second.
+by length of the history before it, and online updates a second.
 """
 
 import argparse
 import random
+import subprocess
+import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 WINDOWS = ["1h", "6h", "1d", "3d", "7d", "30d"]
 MICROS = {"h": 3_600_000_000, "d": 86_400_000_000}
+HISTORIES = (31, 90, 180)
+EVENT_COLUMNS = {
+    "event_id": "STRING",
+    "user_id": "STRING",
+    "occurred_at": "TIMESTAMP",
+    "received_at": "TIMESTAMP",
+    "hour": "TIMESTAMP",
+    "amount": "INTEGER",
+}
+PANDAS = """
+import sys, time
+import pandas as pd
+frame = pd.read_csv(sys.argv[1])
+frame["h"] = pd.to_datetime(frame["h"], unit="us")
+def features(person):
+    person = person.sort_values("h").set_index("h")
+    for window in sys.argv[2:]:
+        rolled = person["a"].rolling(window, closed="left")
+        for name in ("count", "sum", "max", "mean"):
+            person[f"{name}_{window}"] = getattr(rolled, name)()
+    return person
+before = time.perf_counter()
+frame.groupby("u")[["h", "a"]].apply(features)
+print(time.perf_counter() - before)
+"""
 START = 1_767_225_600_000_000
 DAYS = 60
 
@@ -51,11 +78,61 @@ def hand_written(table: str) -> str:
     return f"SELECT place, {columns} FROM {table} WINDOW {frames}"
 
 
+def increments(warehouse, per_day: int, people: int) -> dict[int, float]:
+    """Days of history in the table of events → seconds of the statement that the asset runs for the newest day."""
+    from dataplatform.fraud.features import parse_entity
+    from dataplatform.fraud.tables import features_merge, features_table
+    from dataplatform.warehouse.tables import TableSpec, ensure
+
+    entity = parse_entity(definition())
+    columns = [{"name": n, "type": t} for n, t in EVENT_COLUMNS.items()]
+    ensure(warehouse, [TableSpec("events", "send", columns, "hour", "DAY"), features_table(entity)])
+    table = f"`{warehouse.table_id('events', 'send')}`"
+    end = datetime(2026, 7, 1, tzinfo=UTC)
+    found: dict[int, float] = {}
+    filled = 0
+    for days in HISTORIES:
+        # Every day holds the same number of events of the same people.
+        warehouse.query(
+            f"INSERT INTO {table} (event_id, user_id, occurred_at, received_at, hour, amount)\n"
+            "SELECT CONCAT(CAST(d AS STRING), '-', CAST(n AS STRING)), CONCAT('u', CAST(MOD(n * 7919 + d * 104729, @people) AS STRING)),"
+            " at, at, TIMESTAMP_TRUNC(at, HOUR), MOD(n * 31 + d, 100000)\n"
+            "FROM (SELECT d, n, TIMESTAMP_SUB(@end, INTERVAL (d * 86400 + DIV(n * 86399, @count) + 1) SECOND) AS at\n"
+            "FROM UNNEST(GENERATE_ARRAY(@first, @last)) AS d, UNNEST(GENERATE_ARRAY(0, @count - 1)) AS n)",
+            {"people": people, "end": end, "count": per_day, "first": filled, "last": days - 1},
+        )
+        filled = days
+        best = 1e9
+        for _ in range(2):
+            before = time.perf_counter()
+            warehouse.query(features_merge(warehouse, entity), {"start": end - timedelta(days=1), "end": end})
+            best = min(best, time.perf_counter() - before)
+        found[days] = best
+    return found
+
+
+def pandas_seconds(users: list[str], happened: list[int], amounts: list[int], people: int = 300) -> float:
+    """Seconds of the Handbook's implementation (a group a person, a rolling window each), scaled up from some people."""
+    chosen = set(sorted(set(users))[:people])
+    rows = [(u, h, a) for u, h, a in zip(users, happened, amounts, strict=True) if u in chosen]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-m", "venv", f"{folder}/venv"], check=True)
+        python = f"{folder}/venv/bin/python"
+        subprocess.run([python, "-m", "pip", "install", "-q", "pandas"], check=True)
+        (Path(folder) / "rows.csv").write_text("u,h,a\n" + "\n".join(f"{u},{h},{a}" for u, h, a in rows))
+        done = subprocess.run(
+            [python, "-c", PANDAS, f"{folder}/rows.csv", *WINDOWS], check=True, capture_output=True, text=True
+        )
+    return float(done.stdout) * len(users) / len(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=200_000)
-    parser.add_argument("--users", type=int, default=5_000)
+    parser.add_argument("--users", type=int, default=20_000)
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--per-day", type=int, default=10_000, help="Events of a day, for the increments.")
+    parser.add_argument("--pandas", action="store_true", help="Measure pandas too, in an environment made for it.")
     arguments = parser.parse_args()
     import polars as pl
     import pyarrow as pa
@@ -112,15 +189,7 @@ def main() -> None:
             for f in entity.features
         )
         wrong = warehouse.query(f"SELECT COUNTIF({differ}) AS n FROM {a} AS a JOIN {b} AS b USING (place)").rows[0]["n"]
-        last = START + (DAYS - 1) * MICROS["d"]
-        day = (
-            f"(SELECT place, user_id AS entity_key, happened AS moment FROM {table} WHERE happened >= {last}) AS asked"
-        )
-        costs = []
-        for back in (31, DAYS):
-            since = f"(SELECT * FROM {table} WHERE happened >= {last - back * MICROS['d']})"
-            source = staged_source(since, "send", entity)
-            costs.append(timed("day", history_statement(entity, {"send": source}, day)))
+        costs = increments(warehouse, arguments.per_day, arguments.users)
     frame = pl.DataFrame(
         {
             "user_id": users,
@@ -146,7 +215,13 @@ def main() -> None:
     ):
         print(f"{name:<34}{value:>9.2f}{value / best:>8.2f}")
     print(f"answers that differ: {wrong}")
-    print(f"one day's increment: {costs[0]:.2f} s with 31 days of history, {costs[1]:.2f} s with {DAYS}")
+    if arguments.pandas:
+        print(
+            f"pandas as the Handbook does it, {pandas_seconds(users, happened, amounts):,.0f} s (of 300 people, scaled)"
+        )
+    print(f"one day's increment ({arguments.per_day:,} events a day), by days of history in the table:")
+    for days, seconds in costs.items():
+        print(f"  {days:>4} days{seconds:>9.2f} s")
     events = [
         Event("send", f"e{n}", happened[n], happened[n], {"user_id": users[n]}, {"amount": amounts[n]})
         for n in range(min(count, 100_000))
