@@ -126,14 +126,7 @@ def statements(
 
 def role_keys(typed: TypedPolicy, catalog: Catalog) -> dict[str, str]:
     """Role → the column of the policy's event that holds its key; roles without one have unknown features."""
-    columns = catalog.columns[typed.policy.event]
-    found = {}
-    for role, entity in catalog.roles(typed.policy).items():
-        candidates = [entity.key, *(by for event, by in entity.streams if event == typed.policy.event)]
-        column = next((each for each in candidates if each in columns), None)
-        if column is not None:
-            found[role] = column
-    return found
+    return catalog.key_columns(typed.policy)
 
 
 def used_features(typed: TypedPolicy, role: str, entity: EntityFeatures) -> EntityFeatures:

@@ -160,6 +160,8 @@ def backtest(  # click passes by name
     user: str,
 ) -> None:
     """What a policy would have decided in the past: report.json and report.html."""
+    from ..contracts.load import load_contracts
+    from ..errors import PlatformError
     from ..warehouse.client import Warehouse
     from .backtest import Backtest, run_backtest
     from .catalog import load_catalog
@@ -172,6 +174,10 @@ def backtest(  # click passes by name
     chosen = None if version is None else store.version(policy, version)
     store.versions(policy)  # says so when there is no such policy
     typed = catalog.policies[policy]
+    if typed.policy.event not in load_contracts(settings.schemas_dir).events:
+        raise PlatformError(
+            f"{policy} judges changes of {typed.policy.event}", fix="backtests are of policies that judge events"
+        )
     snapshot = store.snapshot()
     live = store.values(snapshot.policies[policy].live)
     base = live if chosen is None else store.values(chosen)

@@ -589,7 +589,9 @@ def key_columns(policy: Policy, columns: Collection[str], entities: Mapping[str,
     roles = dict(policy.entities) or {name: name for name in entities}
     found = {}
     for role, name in roles.items():
-        entity = entities[name]
+        entity = entities.get(name)
+        if entity is None:
+            continue
         candidates = [entity.key, *(by for event, by in entity.streams if event == policy.event)]
         column = named.get(role) or next((each for each in candidates if each in columns), None)
         if column is not None:
