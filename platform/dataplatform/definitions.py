@@ -17,11 +17,14 @@ def definitions_for(settings: Settings) -> dg.Definitions:
     contracts = load_contracts(settings.schemas_dir)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # code references, for every contract
-        return dg.Definitions.merge(
+        domains = dg.Definitions.merge(
             event_definitions(settings, contracts),
             cdc_definitions(settings),
             fraud_definitions(settings, contracts),
-            lineage_definitions(settings, contracts),
+        )
+        return dg.Definitions.merge(
+            domains,
+            lineage_definitions(settings, contracts, domains.assets or ()),
             dg.Definitions(
                 executor=dg.in_process_executor,
                 sensors=[

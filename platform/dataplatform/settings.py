@@ -77,6 +77,7 @@ Name = Annotated[str, _shaped(r"\S(.*\S)?", "a name, and not empty")]
 ConnectionName = Annotated[
     str, _shaped(r"[A-Za-z][A-Za-z0-9_]*", "a connection's name: letters, digits and underscores")
 ]
+LogPlace = Annotated[str, _shaped(r"[a-z0-9][a-z0-9.:-]*\.[a-z0-9-]+", "a project and a region, such as shop-prod.eu")]
 DatasetName = Annotated[str, _shaped(r"[A-Za-z0-9_]{1,1024}", "a dataset's name: letters, digits and underscores")]
 
 
@@ -147,6 +148,10 @@ class Settings(BaseSettings):
     pii_allowed: dict[DatasetName, list[Name]] = Field(
         default_factory=dict,
         description="Dataset → kinds of personal data (`email`, `phone`, …) it may hold; one not listed may hold any.",
+    )
+    lineage_sources: list[LogPlace] = Field(
+        default_factory=list,
+        description="`project.region` of every query log that lineage reads, such as `shop-prod.eu`; none: our own.",
     )
     max_bytes_billed: Count = Field(1 << 40, description="Bytes one query may scan before BigQuery refuses it.")
 

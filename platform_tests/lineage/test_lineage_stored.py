@@ -7,6 +7,7 @@ import dagster as dg
 
 from dataplatform.contracts.load import Contracts
 from dataplatform.lineage import assets, stored
+from dataplatform.lineage.described import describe_columns
 from dataplatform.lineage.impact import Graph
 from dataplatform.settings import Settings
 from dataplatform.warehouse.client import Warehouse
@@ -57,7 +58,7 @@ def test_from_the_job_log_to_the_graph(settings_for: Callable[..., Settings]) ->
     assert stored.resolve_again(ours) > 0
     assert len(Graph(stored.stored_edges(settings)).edges) == len(graph.edges)
 
-    coverage = stored.describe_columns(ours, settings)
+    coverage = describe_columns(ours, Graph(stored.stored_edges(settings)))
     shop = [name for name in coverage.without if name.startswith(f"{dataset}.")]
     assert shop == []
 

@@ -140,19 +140,7 @@ def _parse(file: Path, document: Document) -> tuple[CollectionContract | None, l
     try:
         contract = CollectionContract.model_validate(document.data)
     except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            path = tuple(part for part in detail["loc"] if isinstance(part, str | int))
-            if detail["type"] == "missing":
-                described = CollectionContract.model_fields.get(str(path[-1]))
-                meaning = f" ({described.description})" if described is not None else ""
-                message, fix = f"`{path[-1]}` is missing", f"add a line `{path[-1]}: …`{meaning}"
-            elif detail["type"] == "extra_forbidden":
-                message = f"`{path[-1]}` is no key of a collection's contract"
-                fix = f"take it out; the keys are {', '.join(CollectionContract.model_fields)}"
-            else:
-                message, fix = detail["msg"], "docs/cdc.md lists the keys with their meaning"
-            problems.append(Problem(file, document.line_of(path), dotted(path), detail["type"], message, fix))
-        return None, problems
+        return None, mistakes_of(error, file, document, CollectionContract, "a collection's contract", "docs/cdc.md")
     expected = f"{contract.namespace}.yaml"
     if file.with_suffix(".yaml").name != expected:
         fix = f"rename the file to {expected}"
@@ -169,3 +157,23 @@ def _parse(file: Path, document: Document) -> tuple[CollectionContract | None, l
             fix = "write keys with single dots between them; `_id` is always there"
             problems.append(Problem(file, line, f"fields[{index}].path", "bad_path", f"`{one.path}` is no path", fix))
     return (None, problems) if problems else (contract, [])
+
+
+def mistakes_of(
+    error: ValidationError, file: Path, document: Document, model: type[BaseModel], what: str, documentation: str
+) -> list[Problem]:
+    """What a model refuses in a file, each with its line and a way out. `what` the file is, for people."""
+    problems: list[Problem] = []
+    for detail in error.errors(include_url=False):
+        path = tuple(part for part in detail["loc"] if isinstance(part, str | int))
+        if detail["type"] == "missing":
+            described = model.model_fields.get(str(path[-1]))
+            meaning = f" ({described.description})" if described is not None else ""
+            message, fix = f"`{path[-1]}` is missing", f"add a line `{path[-1]}: …`{meaning}"
+        elif detail["type"] == "extra_forbidden":
+            message = f"`{path[-1]}` is no key of {what}"
+            fix = f"take it out; the keys are {', '.join(model.model_fields)}"
+        else:
+            message, fix = detail["msg"], f"{documentation} lists the keys with their meaning"
+        problems.append(Problem(file, document.line_of(path), dotted(path), detail["type"], message, fix))
+    return problems

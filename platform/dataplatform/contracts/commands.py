@@ -21,6 +21,7 @@ from .errors import Problem
 from .events import EventContract
 from .history import contracts_at
 from .load import OWNERS_FILE, Contracts, load_contracts, load_contracts_leniently
+from .sources import load_sources_leniently
 from .spark import fields_of_struct
 
 _COLOURS = {"additive": "green", "breaking": "red", "text": None}
@@ -44,7 +45,8 @@ def check(root: Path) -> None:
     """Check every contract; tell every mistake with file, line and a way out."""
     found, problems = load_contracts_leniently(root)
     collections, more = load_collections_leniently(root)
-    problems += [*more, *_unknown_owners(collections, found)]
+    sources, of_sources = load_sources_leniently(root, found)
+    problems += [*more, *_unknown_owners(collections, found), *of_sources]
     if problems:
         for problem in problems:
             click.echo(str(problem), err=True)
@@ -54,7 +56,8 @@ def check(root: Path) -> None:
     services = len({contract.service for contract in found.events.values()})
     events = f"{_count(len(found.events), 'event')} of {_count(services, 'service')}"
     captured = f", {_count(len(collections.contracts), 'collection')}" if collections.contracts else ""
-    click.echo(f"{events}{captured}: no mistakes")
+    outside = f", {_count(len(sources.contracts), 'source')}" if sources.contracts else ""
+    click.echo(f"{events}{captured}{outside}: no mistakes")
 
 
 @contracts.command()

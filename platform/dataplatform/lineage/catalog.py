@@ -161,7 +161,7 @@ class Catalog:
             base = _PARAMETERS.sub("", stated).strip()
             children = column.get("fields") or []
             where = f"{path}.{name}" if path else name
-            if base not in SCALARS and base not in STRUCTS:
+            if base not in SCALARS and base not in STRUCTS and base != UNKNOWN:
                 self.problems.append(Problem(table, where, "unknown_type", f"type {column.get('type')!r}"))
                 base = UNKNOWN
             elif base in STRUCTS and not children:

@@ -32,14 +32,35 @@ def coverage_check(settings: Settings, asset: dg.AssetKey) -> dg.AssetChecksDefi
     return resolved
 
 
+def complete_check(settings: Settings, asset: dg.AssetKey) -> dg.AssetChecksDefinition:
+    """Every column of every table that has rows has its sources."""
+
+    @dg.asset_check(asset=asset, name="complete", description="Every column's sources are known.")
+    def complete() -> dg.AssetCheckResult:
+        from .described import columns_without_source
+        from .stored import catalog_warehouse
+
+        found = columns_without_source(catalog_warehouse(settings))
+        listed = "\n".join(f"- `{name}`" for name in found[:500])
+        return dg.AssetCheckResult(
+            passed=not found,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{len(found)} columns come from nowhere that is known" if found else None,
+            metadata={"columns": len(found), "without_source": dg.MetadataValue.md(listed or "none")},
+        )
+
+    return complete
+
+
 def personal_data_check(settings: Settings, asset: dg.AssetKey) -> dg.AssetChecksDefinition:
     """No personal data in datasets that may not hold it by their policy, the setting `pii_allowed`."""
 
     @dg.asset_check(asset=asset, name="allowed", description="No marked data has reached a dataset that forbids it.")
     def allowed() -> dg.AssetCheckResult:
-        from . import stored
+        from .described import forbidden_data
+        from .stored import catalog_warehouse
 
-        found = stored.forbidden_data(stored.catalog_warehouse(settings), settings)
+        found = forbidden_data(catalog_warehouse(settings), settings)
         listed = "\n".join(f"- `{'.'.join(one.node)}`: {one.mark}, from `{'.'.join(one.origin)}`" for one in found)
         return dg.AssetCheckResult(
             passed=not found,

@@ -22,12 +22,13 @@ from ..contracts.documents import read_data
 from ..contracts.events import ENVELOPE_FIELDS, EventContract
 from ..contracts.fields import columns_of
 from ..contracts.load import Contracts, load_contracts_leniently
+from ..contracts.sources import EVENT_TARGET, SOURCES_FOLDER, SourceContract, load_sources_leniently
 from ..settings import Settings
+from .edges import WHOLE_ROW
 from .impact import Node, StoredEdge
 
 CONTRACT = "contract"
 """Stands where a query's edges have their job."""
-SOURCES_FOLDER = "sources"
 FOLDERS = ("collections", "features", "policies", SOURCES_FOLDER)
 """Folders of contracts, beside the events', that declare edges."""
 
@@ -46,7 +47,7 @@ def declared_edges(
     """All edges that contracts declare. `discovered`: see `collection_edges`."""
     yield from event_edges(settings, contracts)
     yield from collection_edges(settings, discovered or {})
-    yield from source_edges(settings)
+    yield from source_edges(settings, contracts)
     yield from feature_edges(settings, contracts)
     yield from policy_edges(settings, contracts)
 
@@ -123,21 +124,23 @@ def _paths(
             yield ".".join(keys), ".".join(columns)
 
 
-def source_edges(settings: Settings) -> Iterator[StoredEdge]:
-    """Column of another database → column of the warehouse, as `schemas/sources/*.yaml` declare it."""
-    for source, table in _source_tables(settings):
-        for name, column in (table.get("columns") or {}).items():
-            for target in _listed((column or {}).get("to")):
-                dataset, _, rest = target.partition(".")
-                to, _, path = rest.partition(".")
+def source_edges(settings: Settings, contracts: Contracts) -> Iterator[StoredEdge]:
+    """Column of another database → event parameter or column of the warehouse, as `schemas/sources/*.yaml` declare it."""
+    for contract in _sources(settings):
+        for table, name, column, target in contract.flows():
+            dataset, to, path = target.split(".", 2)
+            if dataset == EVENT_TARGET:
+                if (event := contracts.events.get(to)) is not None:
+                    in_envelope = path in {field.name for field in ENVELOPE_FIELDS}
+                    parameter = path if in_envelope else f"params.{path}"
+                    yield _declared(contract.node(table), name, event_table(event), parameter, column.subtype)
+            else:
                 full = f"{settings.project}.{settings.dataset(dataset)}.{to}"
-                yield _declared(source, str(name), full, path, str(column.get("subtype") or "IDENTITY"))
+                yield _declared(contract.node(table), name, full, path, column.subtype)
 
 
-def _source_tables(settings: Settings) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for _, document in _documents(settings, SOURCES_FOLDER):
-        for name, table in (document.get("tables") or {}).items():
-            yield f"{document.get('kind', 'mysql')}.{document.get('database', '')}.{name}", table or {}
+def _sources(settings: Settings) -> Iterable[SourceContract]:
+    return load_sources_leniently(settings.schemas_dir)[0].contracts.values()
 
 
 def feature_edges(settings: Settings, contracts: Contracts) -> Iterator[StoredEdge]:
@@ -186,12 +189,17 @@ def policy_edges(settings: Settings, contracts: Contracts) -> Iterator[StoredEdg
         str(document.get("entity")): {str(one.get("name")) for one in document.get("features") or ()}
         for _, document in _documents(settings, "features")
     }
+    collections = load_collections_leniently(settings.schemas_dir)[0].contracts
     for file, document in _documents(settings, "policies"):
         policy = str(document.get("policy") or file.stem)
         target = policy_table(policy)
         event = str(document.get("event"))
-        columns = _event_columns(contracts, event)
+        columns = {name: name for name in _event_columns(contracts, event)}
         events = f"{settings.project}.{settings.dataset('events')}.{event}"
+        if event in collections:  # a policy that judges changes of a collection
+            columns = {"__".join(field.keys): field.path for field in collections[event].fields}
+            columns["document_id"] = "_id"
+            events = f"mongodb.{event}"
         entities = {str(alias): str(entity) for alias, entity in (document.get("entities") or {}).items()}
         conditions = {str(name): str(text) for name, text in (document.get("conditions") or {}).items()}
         rules = {
@@ -211,9 +219,31 @@ def policy_edges(settings: Settings, contracts: Contracts) -> Iterator[StoredEdg
                 elif name in conditions:
                     yield _declared(target, f"condition.{name}", target, made, "TRANSFORMATION", expression=text)
                 elif name in columns:
-                    yield _declared(events, name, target, made, "TRANSFORMATION", expression=text)
+                    yield _declared(events, columns[name], target, made, "TRANSFORMATION", expression=text)
         for rule in rules:
             yield _declared(target, rule, target, "level", "TRANSFORMATION")
+
+
+ASSET = "ASSET"
+"""Subtype of the edges from an asset to its table: who makes it, not where its data comes from."""
+
+
+def asset_table(settings: Settings, asset: str) -> str | None:
+    """The table of an asset: keys of two parts are `<dataset>/<table>`."""
+    dataset, _, table = asset.partition("/")
+    return f"{settings.project}.{settings.dataset(dataset)}.{table}" if table and "/" not in table else None
+
+
+def asset_node(asset: str) -> str:
+    """Name of an asset in the graph."""
+    return f"dagster.{asset}"
+
+
+def asset_edges(settings: Settings, assets: Iterable[str]) -> Iterator[StoredEdge]:
+    """Dagster asset → all rows of its table."""
+    for asset in sorted(assets):
+        if (table := asset_table(settings, asset)) is not None:
+            yield _declared(asset_node(asset), WHOLE_ROW, table, WHOLE_ROW, ASSET, kind="INDIRECT", expression=asset)
 
 
 def _names_in(expression: str) -> set[str]:
@@ -240,10 +270,6 @@ def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml") and file.name[0] != ".")
-
-
-def _listed(value: Any) -> list[str]:
-    return [str(one) for one in value] if isinstance(value, list) else [str(value)] if value else []
 
 
 def _declared(
@@ -301,10 +327,10 @@ def contract_marks(settings: Settings) -> dict[Node, str]:
         for field in collection.fields:
             if field.pii:
                 marks[f"mongodb.{namespace}", field.path] = field.keys[-1]
-    for table, described in _source_tables(settings):
-        for name, column in (described.get("columns") or {}).items():
-            if (column or {}).get("pii"):
-                marks[table, str(name)] = str(name)
+    for source in _sources(settings):
+        for table, name, column, _ in source.flows():
+            if column.pii:
+                marks[source.node(table), name] = name.rpartition(".")[2]
     return marks
 
 
@@ -329,9 +355,9 @@ def table_owners(settings: Settings) -> Mapping[str, str]:
         owners[namespace] = collection.owner
         for dataset in (settings.dataset("mongo_raw"), settings.dataset("mongo")):
             owners[f"{dataset}.{collection_table(collection)}"] = collection.owner
-    for table, described in _source_tables(settings):
-        if described.get("owner"):
-            owners[table.partition(".")[2]] = str(described["owner"])
+    for source in _sources(settings):
+        for name, described in source.tables.items():
+            owners.setdefault(f"{source.database}.{name}", described.owner or source.owner)
     for _, document in _documents(settings, "features"):
         owners[f"{settings.dataset('fraud')}.features_{document.get('entity')}"] = str(document.get("owner") or "")
     for file, document in _documents(settings, "policies"):

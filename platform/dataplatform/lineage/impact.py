@@ -83,6 +83,8 @@ class Graph:
         self.edges: list[StoredEdge] = []
         self._by_source: dict[Node, list[int]] = defaultdict(list)
         self._by_target: dict[Node, list[int]] = defaultdict(list)
+        self.constants: set[Node] = set()
+        """Columns that some query makes of no column."""
         self._columns: dict[str, dict[str, None]] = defaultdict(dict)
         self._nested: dict[Node, list[str]] = defaultdict(list)
         self._read: set[Node] = set()
@@ -103,6 +105,8 @@ class Graph:
         for edge in edges:
             if edge.source_table is None:
                 self._see(edge.target)
+                if edge.target_table is not None:
+                    self.constants.add(edge.target)
                 continue
             source = edge.source
             self._see(source)

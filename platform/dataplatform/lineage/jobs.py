@@ -34,6 +34,8 @@ class Job(msgspec.Struct, frozen=True):
     source_tables: tuple[str, ...] = ()
     source_uris: tuple[str, ...] = ()
     destination_uris: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    """Of a load job, the columns that its configuration states."""
     error_result: Any = None
     dry_run: bool | None = None
 
@@ -69,7 +71,7 @@ def resolve_job(job: Job, catalog: Catalog, *, through_views: bool = False) -> R
     if kind == "COPY" and job.destination_table:
         return _copy(job.source_tables, general_path(job.destination_table), catalog)
     if kind == "LOAD" and job.destination_table:
-        return _load(job.source_uris, general_path(job.destination_table), catalog)
+        return _load(job, general_path(job.destination_table), catalog)
     if kind == "EXTRACT" and job.destination_uris:
         found = [_copy(job.source_tables, uri, catalog) for uri in job.destination_uris]
         return Resolution([edge for one in found for edge in one.edges], [r for one in found for r in one.unresolved])
@@ -89,11 +91,11 @@ def _copy(sources: tuple[str, ...], target: str, catalog: Catalog) -> Resolution
     return Resolution(edges, unresolved)
 
 
-def _load(uris: tuple[str, ...], target: str, catalog: Catalog) -> Resolution:
-    columns = _columns(target, catalog)
+def _load(job: Job, target: str, catalog: Catalog) -> Resolution:
+    columns = _columns(target, catalog) or list(job.columns)
     edges = [
         Edge(uri, column, target, column, "DIRECT", "IDENTITY", False, column, 0.9)
-        for uri in uris or ("upload",)
+        for uri in job.source_uris or ("upload",)
         for column in columns or [WHOLE_ROW]
     ]
     return Resolution(edges, [] if columns else [Unresolved(target, None, "unknown_schema", target)])

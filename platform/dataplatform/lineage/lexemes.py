@@ -12,13 +12,16 @@ from typing import NamedTuple
 STRING = r"""(?:[rR][bB]?|[bB][rR]?)?(?:'''(?:\\.|[^\\])*?'''|\"\"\"(?:\\.|[^\\])*?\"\"\"|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
 COMMENT = r"--[^\n]*|\#[^\n]*|/\*.*?\*/"
 _LEXEME = re.compile(
-    rf"(?P<space>\s+|{COMMENT})|(?P<string>{STRING})|(?P<quoted>`[^`]*`)|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<pipe>\|>)|(?P<other>.)",
+    rf"(?P<space>\s+|{COMMENT})|(?P<string>{STRING})|(?P<quoted>`[^`]*`|@@?[A-Za-z_]\w*|\.[A-Za-z_]\w*)|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<pipe>\|>)|(?P<other>.)",
     re.DOTALL,
 )
 
 
 class Lexeme(NamedTuple):
-    """A piece of the text. `word` is upper case for a word outside quotes, the character itself for punctuation, else ''."""
+    """A piece of the text. `word` is upper case for a word outside quotes, the character itself for punctuation, else ''.
+
+    A parameter (`@end`) and a name behind a dot (`t.end`) are no words: there even reserved words are names.
+    """
 
     word: str
     start: int

@@ -4,6 +4,7 @@ import re
 
 _SHARD = re.compile(r"_(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$")
 _SHARD_OF_SHARD = re.compile(r"_\d*$")
+_NUMBERED = re.compile(r"\d{4}|\d{2}-\d{2}")
 INFORMATION_SCHEMA = "INFORMATION_SCHEMA"
 PSEUDO_COLUMNS = frozenset(
     {"_partitiontime", "_partitiondate", "_table_suffix", "_file_name", "_change_type", "_change_timestamp"}
@@ -29,6 +30,17 @@ def general_path(path: str) -> str:
         return path
     head, dot, table = path.rpartition(".")
     return head + dot + general_table(table)
+
+
+def general_uri(uri: str) -> str:
+    """A file's URI without what differs from day to day: from the first part that holds a date or a number of four digits, `*`."""
+    scheme, found, path = uri.partition("://")
+    bucket, *parts = (path if found else uri).split("/")
+    for at, part in enumerate(parts):
+        if "*" in part or _NUMBERED.search(part):
+            parts = [*parts[:at], "*"]
+            break
+    return (scheme + found if found else "") + "/".join([bucket, *parts])
 
 
 def qualified(parts: list[str], project: str | None, default_dataset: str | None) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
+from .declared import ASSET
 from .edges import WHOLE_ROW
 from .impact import StoredEdge
 
@@ -21,7 +22,7 @@ def run_events(edges: Iterable[StoredEdge], at: datetime) -> Iterator[dict[str, 
     """Events of time `at` (used where an edge does not say when its query ran last). The run's id is made of the job's."""
     by_job: dict[tuple[str, str], list[StoredEdge]] = {}
     for edge in edges:
-        if edge.target_table is not None:
+        if edge.target_table is not None and edge.subtype != ASSET:
             by_job.setdefault((edge.job_id or "", edge.target_table), []).append(edge)
     for (job, target), group in by_job.items():
         yield _event(job, target, group, at)

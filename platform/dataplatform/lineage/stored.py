@@ -1,117 +1,40 @@
-"""The tables of `data_catalog`: jobs by hour, distinct queries, their edges, columns; and the view `lineage` over them.
+"""What is kept in `data_catalog`: jobs by hour, distinct queries, their edges.
 
-A query is resolved when its fingerprint is new, or was resolved by an older version of the resolver: an hour costs what is new in it. An
-hour's jobs are replaced as a whole, so an hour can be collected again at any time.
+A query is resolved when its fingerprint is new, when an older version of the resolver resolved it, or when a table it names has changed
+since: an hour costs what is new in it. An hour's jobs are replaced as a whole, so an hour can be collected again at any time.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from ..contracts.load import Contracts
 from ..errors import PlatformError
 from ..settings import Settings
 from ..warehouse.client import Warehouse
-from ..warehouse.tables import TableSpec, ensure
-from .catalog import Catalog, Field
-from .declared import CONTRACT, contract_marks, declared_digest, declared_edges, refined
+from .catalog import Catalog
+from .declared import CONTRACT, asset_edges, declared_digest, declared_edges, refined
 from .edges import Edge, Resolution
+from .history import catalog_as_of, made_table, remember
 from .hours import RESOLVER_VERSION
-from .impact import Graph, StoredEdge, parse_node
+from .impact import StoredEdge
 from .jobs import Job, resolve_job
-from .pii import Finding, forbidden, spread
-from .query_log import LABEL, LoggedJob, finished_jobs, read_catalog
+from .query_log import LABEL, LoggedJob, finished_jobs, read_schemas
 from .resolve import resolve
+from .tables import COLUMNS, DATASET, EDGES, HOURS, JOBS, LINEAGE_VIEW, QUERIES, SPECS, names, prepare, replace, stage
 from .workers import in_large_thread
 
-DATASET = "data_catalog"
 MAX_TEXT = 200_000
 """Characters kept of a query's text."""
 DECLARED = CONTRACT
 """Fingerprint of the edges that contracts declare."""
-
-
-def _columns(text: str) -> list[dict[str, str]]:
-    columns = []
-    for part in text.split(","):
-        name, type_, *mode = part.split()
-        columns.append({"name": name, "type": type_, "mode": mode[0] if mode else "NULLABLE"})
-    return columns
-
-
-JOBS = TableSpec(
-    DATASET,
-    "lineage_jobs",
-    _columns(
-        "hour TIMESTAMP, job_id STRING, project_id STRING, fingerprint STRING, destination_table STRING, user_email STRING,"
-        "statement_type STRING, labels STRING, parent_job_id STRING, started_at TIMESTAMP, ended_at TIMESTAMP, bytes INT64"
-    ),
-    partition_field="hour",
-    clustering=("fingerprint",),
-    description="Finished jobs by the hour they ended in, each with the fingerprint of its text.",
-)
-QUERIES = TableSpec(
-    DATASET,
-    "lineage_queries",
-    _columns(
-        "fingerprint STRING, project_id STRING, default_dataset STRING, destination_table STRING, job_type STRING, text STRING,"
-        "status STRING, reasons STRING REPEATED, details STRING REPEATED, resolver_version STRING, example_job_id STRING, resolved_at TIMESTAMP"
-    ),
-    clustering=("fingerprint",),
-    description="Distinct queries: text, whether it was resolved, and why not.",
-)
-EDGES = TableSpec(
-    DATASET,
-    "lineage_edges",
-    _columns(
-        "fingerprint STRING, source_table STRING, source_column STRING, target_table STRING, target_column STRING, type STRING,"
-        "subtype STRING, masking BOOL, expression STRING, confidence FLOAT64"
-    ),
-    clustering=("fingerprint",),
-    description="Edges of distinct queries and of contracts.",
-)
-COLUMNS = TableSpec(
-    DATASET,
-    "columns",
-    _columns(
-        "table_name STRING, column_path STRING, type STRING, mode STRING, has_source BOOL, is_read BOOL, described_at TIMESTAMP"
-    ),
-    clustering=("table_name",),
-    description="Columns of all tables as they are now: whether their sources are known, whether anything reads them.",
-)
-PERSONAL = TableSpec(
-    DATASET,
-    "pii",
-    _columns(
-        "table_name STRING, column_path STRING, mark STRING, origin STRING, path STRING REPEATED, stopped_by STRING,"
-        "confidence FLOAT64, found_at TIMESTAMP"
-    ),
-    clustering=("table_name",),
-    description="Where personal data has gone: column, mark, origin, the way; `stopped_by` names the masking where a mark ends.",
-)
-HOURS = TableSpec(
-    DATASET,
-    "lineage_hours",
-    _columns("hour TIMESTAMP, collected_at TIMESTAMP, jobs INT64, declared STRING, resolver_version STRING"),
-    description="Which hours of the query log were collected, when, and with which contracts and resolver.",
-)
-SPECS = (JOBS, QUERIES, EDGES, COLUMNS, PERSONAL, HOURS)
-
-_ARROW = {
-    "STRING": pa.string(),
-    "TIMESTAMP": pa.timestamp("us", tz="UTC"),
-    "INT64": pa.int64(),
-    "FLOAT64": pa.float64(),
-    "BOOL": pa.bool_(),
-}
-
-
+_KNOWN = (Path(__file__).parent / "known_queries.sql").read_text()
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -134,26 +57,6 @@ class Collected:
 def catalog_warehouse(settings: Settings) -> Warehouse:
     """The warehouse, whose jobs are marked as this bookkeeping's own."""
     return Warehouse(settings, labels={"domain": LABEL})
-
-
-def prepare(warehouse: Warehouse) -> None:
-    """Make the tables and the view."""
-    ensure(warehouse, SPECS)
-    dataset = warehouse.dataset_id(DATASET)
-    warehouse.query(_LINEAGE_VIEW.format(dataset=dataset), name="lineage_view")
-
-
-_LINEAGE_VIEW = """
-CREATE OR REPLACE VIEW `{dataset}.lineage` AS
-SELECT e.source_table, e.source_column, e.target_table, e.target_column, e.type, e.subtype, e.masking, e.expression, e.confidence,
-  e.fingerprint, u.first_seen, u.last_seen, u.runs, u.example_job_id, u.user_email, u.labels
-FROM `{dataset}.lineage_edges` AS e
-LEFT JOIN (
-  SELECT fingerprint, MIN(started_at) AS first_seen, MAX(started_at) AS last_seen, COUNT(*) AS runs, MIN(job_id) AS example_job_id,
-    MAX(user_email) AS user_email, MAX(labels) AS labels
-  FROM `{dataset}.lineage_jobs` GROUP BY fingerprint
-) AS u ON u.fingerprint = e.fingerprint
-"""
 
 
 @dataclass(frozen=True)
@@ -196,7 +99,9 @@ def unknown_hours(
     for hour in hours:
         texts = found.get(hour, set())
         if hour in collected and hour + timedelta(hours=1) > now:
-            known = known if known is not None else _known(warehouse)
+            if known is None:
+                prepare(warehouse)
+                known = _known(warehouse)
             texts = texts - known
         if texts:
             due.append(hour)
@@ -212,12 +117,8 @@ def described_at(warehouse: Warehouse) -> datetime | None:
 
 
 def _known(warehouse: Warehouse) -> set[str]:
-    rows = warehouse.query(
-        f"SELECT fingerprint FROM `{warehouse.table_id(DATASET, QUERIES.name)}` WHERE resolver_version = @version",
-        {"version": RESOLVER_VERSION},
-        name="known_queries",
-    ).rows
-    return {row["fingerprint"] for row in rows}
+    statement = _KNOWN.format(dataset=warehouse.dataset_id(DATASET))
+    return {row["fingerprint"] for row in warehouse.query(statement, {"version": RESOLVER_VERSION}, name="known").rows}
 
 
 def note_hours(warehouse: Warehouse, settings: Settings, contracts: Contracts, done: Collected) -> None:
@@ -232,21 +133,14 @@ def note_hours(warehouse: Warehouse, settings: Settings, contracts: Contracts, d
         }
         for index in range((done.end - done.start) // timedelta(hours=1))
     ]
-    staged = _stage(warehouse, HOURS, rows)
-    names = ", ".join(column["name"] for column in HOURS.schema)
-    warehouse.query(
-        f"MERGE `{warehouse.table_id(DATASET, HOURS.name)}` AS t USING (SELECT {names} FROM `{staged}`) AS s ON FALSE "
-        "WHEN NOT MATCHED BY SOURCE AND t.hour >= @start AND t.hour < @end THEN DELETE "
-        f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({names})",
-        {"start": done.start, "end": done.end},
-        name="lineage_hours",
-    )
+    replace(warehouse, HOURS, rows, "t.hour >= @start AND t.hour < @end", {"start": done.start, "end": done.end})
 
 
 def collect(warehouse: Warehouse, start: datetime, end: datetime) -> Collected:
     """Take the jobs that ended in [start, end) and resolve the texts that are new. Doing it again changes nothing."""
     prepare(warehouse)
     now = datetime.now(UTC)
+    remember(warehouse, read_schemas(warehouse), now)
     logged = list(finished_jobs(warehouse, start, end))
     fingerprints = [one.job.fingerprint() for one in logged]
     known = _known(warehouse)
@@ -260,8 +154,9 @@ def collect(warehouse: Warehouse, start: datetime, end: datetime) -> Collected:
         result.by_hour[hour] = result.by_hour.get(hour, 0) + 1
     resolutions: dict[str, Resolution] = {}
     if new:
-        catalog, _ = read_catalog(warehouse)
-        resolutions = in_large_thread(lambda: {key: resolve_job(one.job, catalog) for key, one in new.items()})
+        catalog = catalog_as_of(warehouse, end)
+        resolutions, made = in_large_thread(lambda: _resolved(new, catalog))
+        remember(warehouse, made, now, worked_out=True)
     for resolution in resolutions.values():
         result.edges += len(resolution.edges)
         result.statuses[resolution.status] = result.statuses.get(resolution.status, 0) + 1
@@ -273,17 +168,32 @@ def collect(warehouse: Warehouse, start: datetime, end: datetime) -> Collected:
     return result
 
 
+def _resolved(
+    jobs: Mapping[str, LoggedJob], catalog: Catalog
+) -> tuple[dict[str, Resolution], dict[str, dict[str, Any]]]:
+    """Resolutions in the order of the log, and the tables that the jobs made and that are in no catalog; later jobs read them."""
+    resolutions: dict[str, Resolution] = {}
+    made: dict[str, dict[str, Any]] = {}
+    for key, one in jobs.items():
+        resolutions[key] = resolve_job(one.job, catalog)
+        if (table := made_table(one.job, resolutions[key], catalog)) is not None:
+            made[table[0]] = table[1]
+            catalog.add(*table)
+    return resolutions, made
+
+
 def resolve_again(warehouse: Warehouse) -> int:
     """Resolve the kept queries that an older version of the resolver resolved; the number of them."""
     rows = warehouse.query(
-        f"SELECT * FROM `{warehouse.table_id(DATASET, QUERIES.name)}` WHERE resolver_version != @version",
-        {"version": RESOLVER_VERSION},
+        f"SELECT * FROM `{warehouse.table_id(DATASET, QUERIES.name)}` WHERE resolver_version != @version"
+        " AND LENGTH(text) < @most",  # a text that was cut tells less than it did
+        {"version": RESOLVER_VERSION, "most": MAX_TEXT},
         name="older_queries",
     ).rows
     if not rows:
         return 0
-    catalog, _ = read_catalog(warehouse)
     now = datetime.now(UTC)
+    catalog = catalog_as_of(warehouse, now)
     kept = {
         row["fingerprint"]: LoggedJob(
             Job(
@@ -299,9 +209,8 @@ def resolve_again(warehouse: Warehouse) -> int:
             0,
         )
         for row in rows
-        if row["text"]
     }
-    resolutions = in_large_thread(lambda: {key: resolve_job(one.job, catalog) for key, one in kept.items()})
+    resolutions, _ = in_large_thread(lambda: _resolved(kept, catalog))
     _store_queries(warehouse, kept, resolutions)
     return len(kept)
 
@@ -324,15 +233,7 @@ def _replace_jobs(warehouse: Warehouse, jobs: Iterable[tuple[str, LoggedJob]], s
         }
         for fingerprint, one in jobs
     ]
-    staged = _stage(warehouse, JOBS, rows)
-    names = ", ".join(column["name"] for column in JOBS.schema)
-    warehouse.query(
-        f"MERGE `{warehouse.table_id(DATASET, JOBS.name)}` AS t USING (SELECT {names} FROM `{staged}`) AS s ON FALSE "
-        "WHEN NOT MATCHED BY SOURCE AND t.hour >= @start AND t.hour < @end THEN DELETE "
-        f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({names})",
-        {"start": start, "end": end},
-        name="lineage_jobs",
-    )
+    replace(warehouse, JOBS, rows, "t.hour >= @start AND t.hour < @end", {"start": start, "end": end})
 
 
 def _store_queries(warehouse: Warehouse, new: Mapping[str, LoggedJob], resolutions: Mapping[str, Resolution]) -> None:
@@ -360,59 +261,47 @@ def _store_queries(warehouse: Warehouse, new: Mapping[str, LoggedJob], resolutio
         edges += [_edge_row(fingerprint, edge) for edge in resolution.edges]
     # Edges first: a query that is noted as resolved has its edges, whenever this is cut off.
     _replace_edges(warehouse, list(new), edges)
-    _replace_by_fingerprint(warehouse, QUERIES, queries)
+    replace(warehouse, QUERIES, queries, "t.fingerprint IN UNNEST(@fingerprints)", {"fingerprints": list(new)})
+
+
+_OF_AN_EDGE = [
+    column["name"]
+    for column in EDGES.schema
+    if column["name"] not in ("fingerprint", "edge_id", "since", "replaced_at")
+]
 
 
 def _edge_row(fingerprint: str, edge: Any) -> dict[str, Any]:
-    return {
-        "fingerprint": fingerprint,
-        **{name: getattr(edge, name) for name in (column["name"] for column in EDGES.schema) if name != "fingerprint"},
-    }
+    told = {name: getattr(edge, name) for name in _OF_AN_EDGE}
+    identity = json.dumps([fingerprint, *told.values()], ensure_ascii=False)
+    digest = hashlib.blake2b(identity.encode("utf-8", "replace"), digest_size=12).hexdigest()
+    return {"fingerprint": fingerprint, **told, "edge_id": digest}
 
 
 def _replace_edges(warehouse: Warehouse, fingerprints: list[str], rows: list[dict[str, Any]]) -> None:
-    staged = _stage(warehouse, EDGES, rows)
-    target = warehouse.table_id(DATASET, EDGES.name)
-    names = ", ".join(column["name"] for column in EDGES.schema)
+    """The edges of these queries are `rows` from now on. Those that stay are left alone, those that go are kept as replaced."""
+    now = datetime.now(UTC)
+    staged = stage(warehouse, EDGES, list({row["edge_id"]: row | {"since": now} for row in rows}.values()))
+    columns = names(EDGES)
     warehouse.query(
-        f"MERGE `{target}` AS t USING (SELECT {names} FROM `{staged}`) AS s ON FALSE "
-        "WHEN NOT MATCHED BY SOURCE AND t.fingerprint IN UNNEST(@fingerprints) THEN DELETE "
-        f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({names})",
-        {"fingerprints": fingerprints},
+        f"MERGE `{warehouse.table_id(DATASET, EDGES.name)}` AS t USING (SELECT {columns} FROM `{staged}`) AS s\n"
+        "ON t.edge_id = s.edge_id AND t.replaced_at IS NULL\n"
+        "WHEN NOT MATCHED BY SOURCE AND t.replaced_at IS NULL AND t.fingerprint IN UNNEST(@fingerprints) THEN\n"
+        "  UPDATE SET replaced_at = @now\n"
+        f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({columns})",
+        {"fingerprints": fingerprints, "now": now},
         name="lineage_edges",
     )
 
 
-def _replace_by_fingerprint(warehouse: Warehouse, spec: TableSpec, rows: list[dict[str, Any]]) -> None:
-    staged = _stage(warehouse, spec, rows)
-    target = warehouse.table_id(DATASET, spec.name)
-    names = ", ".join(column["name"] for column in spec.schema)
-    warehouse.query(
-        f"MERGE `{target}` AS t USING (SELECT {names} FROM `{staged}`) AS s ON FALSE "
-        "WHEN NOT MATCHED BY SOURCE AND t.fingerprint IN UNNEST(@fingerprints) THEN DELETE "
-        f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({names})",
-        {"fingerprints": [row["fingerprint"] for row in rows]},
-        name=spec.name,
-    )
-
-
-def _stage(warehouse: Warehouse, spec: TableSpec, rows: list[dict[str, Any]]) -> str:
-    fields = []
-    for column in spec.schema:
-        type_ = _ARROW[column["type"]]
-        fields.append((column["name"], pa.list_(type_) if column.get("mode") == "REPEATED" else type_))
-    name = f"{spec.name}_staged"
-    warehouse.load_rows(pa.Table.from_pylist(rows, schema=pa.schema(fields)), DATASET, name, schema=list(spec.schema))
-    return warehouse.table_id(DATASET, name)
-
-
-def declare(warehouse: Warehouse, settings: Settings, contracts: Contracts) -> int:
-    """Store the edges that contracts declare, that views are by their definition, and those of our own tables; the number of them."""
+def declare(warehouse: Warehouse, settings: Settings, contracts: Contracts, assets: Iterable[str] = ()) -> int:
+    """Store the edges that contracts declare, those of `assets` (keys with slashes), and those of our own tables; the number of them."""
     prepare(warehouse)
     rows = [
         _edge_row(DECLARED, edge)
         for edge in (
             *declared_edges(settings, contracts, discovered_schemas(warehouse)),
+            *asset_edges(settings, assets),
             *own_edges(warehouse),
         )
     ]
@@ -432,7 +321,7 @@ def own_edges(warehouse: Warehouse) -> Iterator[StoredEdge | Edge]:
     catalog = Catalog()
     for spec in SPECS:
         catalog.add(warehouse.table_id(DATASET, spec.name), {"columns": [dict(column) for column in spec.schema]})
-    text = _LINEAGE_VIEW.format(dataset=warehouse.dataset_id(DATASET))
+    text = LINEAGE_VIEW.format(dataset=warehouse.dataset_id(DATASET))
     yield from in_large_thread(lambda: resolve(text, catalog, project=warehouse.project)).edges
 
 
@@ -457,127 +346,26 @@ def stored_edges(settings: Settings) -> list[StoredEdge]:
             where=f"{warehouse.dataset_id(DATASET)}.lineage",
             fix="run `dataplatform catch-up`",
         )
-    view = f"{warehouse.dataset_id(DATASET)}.lineage"
-    return refined(
-        StoredEdge(
-            row["source_table"],
-            row["source_column"],
-            row["target_table"],
-            row["target_column"],
-            row["type"],
-            row["subtype"],
-            bool(row["masking"]),
-            row["expression"] or "",
-            float(row["confidence"]),
-            row["example_job_id"] or row["fingerprint"],
-            user_email=row["user_email"],
-            last_seen=row["last_seen"].isoformat() if row["last_seen"] else None,
-        )
-        for row in warehouse.query(f"SELECT * FROM `{view}`", name="lineage").rows
-    )
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How many columns of the project's tables have their sources."""
-
-    columns: int
-    with_source: int
-    without: tuple[str, ...]
-
-
-def describe_columns(warehouse: Warehouse, settings: Settings) -> Coverage:
-    """Write `columns`: each column of each table, whether its sources are known and whether anything reads it."""
-    prepare(warehouse)
-    catalog, _ = read_catalog(warehouse)
-    graph = Graph(stored_edges(settings))
-    made: dict[str, set[str]] = {}
-    constant = {
-        (row["target_table"], row["target_column"])
+    runs = {
+        row["fingerprint"]: row
         for row in warehouse.query(
-            f"SELECT DISTINCT target_table, target_column FROM `{warehouse.table_id(DATASET, EDGES.name)}` WHERE source_table IS NULL",
-            name="constants",
+            "SELECT fingerprint, MAX(started_at) AS last_seen, MIN(job_id) AS job_id, MAX(user_email) AS user_email\n"
+            f"FROM `{warehouse.table_id(DATASET, JOBS.name)}` GROUP BY fingerprint",
+            name="lineage_runs",
         ).rows
     }
-    for edge in graph.edges:
-        made.setdefault(edge.target_table or "", set()).add(edge.target_column)
-    for table, column in constant:
-        made.setdefault(table or "", set()).add(column)
-    now = datetime.now(UTC)
-    rows = []
-    without = []
-    for table in catalog.tables.values():
-        for path, column in _paths(table.columns or {}):
-            top = path.partition(".")[0]
-            names = made.get(table.name, set())
-            has_source = path in names or any(name == top or name.startswith(f"{top}.") for name in names)
-            if not has_source:
-                without.append(f"{table.name}.{path}")
-            rows.append(
-                {
-                    "table_name": table.name,
-                    "column_path": path,
-                    "type": column.type,
-                    "mode": column.mode,
-                    "has_source": has_source,
-                    "is_read": graph.is_read((table.name, path)),
-                    "described_at": now,
-                }
-            )
-    _replace_all(warehouse, COLUMNS, rows)
-    return Coverage(len(rows), len(rows) - len(without), tuple(without))
-
-
-def describe_personal_data(warehouse: Warehouse, settings: Settings) -> int:
-    """Write `pii`: where the columns that contracts mark have gone, and where they stop; the number of rows."""
-    graph = Graph(stored_edges(settings))
-    marks = contract_marks(settings)
-    result = spread(graph, marks)
-    now = datetime.now(UTC)
-    rows: list[dict[str, Any]] = [
-        {
-            "table_name": finding.node[0],
-            "column_path": finding.node[1],
-            "mark": finding.mark,
-            "origin": ".".join(finding.origin),
-            "path": [f"{'.'.join(edge.source)} → {'.'.join(edge.target)}: {edge.expression}" for edge in finding.path],
-            "stopped_by": None,
-            "confidence": finding.confidence,
-            "found_at": now,
-        }
-        for finding in result.findings
-    ]
-    rows += [
-        {
-            "table_name": stop.edge.target[0],
-            "column_path": stop.edge.target[1],
-            "mark": stop.mark,
-            "origin": ".".join(stop.origin),
-            "path": [stop.edge.expression],
-            "stopped_by": stop.why,
-            "confidence": stop.edge.confidence,
-            "found_at": now,
-        }
-        for stop in result.stopped
-    ]
-    _replace_all(warehouse, PERSONAL, rows)
-    return len(rows)
-
-
-def forbidden_data(warehouse: Warehouse, settings: Settings) -> list[Finding]:
-    """Personal data in datasets that may not hold it, by the setting `pii_allowed`."""
-    if not settings.pii_allowed or PERSONAL.name not in warehouse.tables(DATASET):
-        return []
-    rows = warehouse.query(
-        f"SELECT table_name, column_path, mark, origin FROM `{warehouse.table_id(DATASET, PERSONAL.name)}`"
-        " WHERE stopped_by IS NULL ORDER BY table_name, column_path, origin",
-        name="personal_data",
-    ).rows
-    found = [
-        Finding((row["table_name"], row["column_path"]), row["mark"], parse_node(row["origin"]), ()) for row in rows
-    ]
-    allowed = {settings.dataset(name): frozenset(kinds) for name, kinds in settings.pii_allowed.items()}
-    return forbidden(found, allowed)
+    never: dict[str, Any] = {}
+    found = warehouse.read(DATASET, EDGES.name, columns=["fingerprint", *_OF_AN_EDGE], where="replaced_at IS NULL")
+    return refined(
+        StoredEdge(
+            **{name: row[name] for name in _OF_AN_EDGE},
+            job_id=ran.get("job_id") or row["fingerprint"],
+            user_email=ran.get("user_email"),
+            last_seen=ran["last_seen"].isoformat() if ran.get("last_seen") else None,
+        )
+        for row in found.to_pylist()
+        for ran in (runs.get(row["fingerprint"], never),)
+    )
 
 
 def query_coverage(warehouse: Warehouse) -> Collected:
@@ -590,20 +378,3 @@ def query_coverage(warehouse: Warehouse) -> Collected:
         for reason in row["reasons"] or ():
             result.reasons[reason] = result.reasons.get(reason, 0) + 1
     return result
-
-
-def _replace_all(warehouse: Warehouse, spec: TableSpec, rows: list[dict[str, Any]]) -> None:
-    staged = _stage(warehouse, spec, rows)
-    names = ", ".join(column["name"] for column in spec.schema)
-    warehouse.query(
-        f"MERGE `{warehouse.table_id(DATASET, spec.name)}` AS t USING (SELECT {names} FROM `{staged}`) AS s ON FALSE "
-        f"WHEN NOT MATCHED BY SOURCE THEN DELETE WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({names})",
-        name=spec.name,
-    )
-
-
-def _paths(columns: Mapping[str, Field], above: str = "") -> Iterator[tuple[str, Field]]:
-    for column in columns.values():
-        path = f"{above}.{column.name}" if above else column.name
-        yield path, column
-        yield from _paths({one.name: one for one in column.fields}, path)
