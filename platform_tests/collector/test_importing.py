@@ -57,10 +57,13 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize("form", ["lines", "array", "lines.gz", "array.gz", "bom", "crlf"])
+@pytest.mark.parametrize("form", ["lines", "array", "lines.gz", "array.gz", "bom", "crlf", "pretty"])
 def test_import_lands_every_event_whatever_the_verdict(run: Run, tmp_path: Path, form: str) -> None:
     good = [line for line in LINES if line.startswith("{")]
     text = (f"[\n{','.join(good)}\n]" if form.startswith("array") else "\n".join([*LINES, "", ""])).encode()
+    if form == "pretty":
+        good = [json.dumps(json.loads(line), indent=2) for line in good]
+        text = "\n".join(good).encode()
     if form == "bom":
         text = b"\xef\xbb\xbf" + text
     if form == "crlf":
@@ -69,7 +72,7 @@ def test_import_lands_every_event_whatever_the_verdict(run: Run, tmp_path: Path,
     file.write_bytes(gzip.compress(text) if form.endswith("gz") else text)
     done = run("import", str(file), "--source", "old-system")
     assert (done.returncode, done.stderr) == (0, "")
-    expected = good if form.startswith("array") else LINES
+    expected = good if form.startswith("array") or form == "pretty" else LINES
     records = landed(tmp_path)
     assert [record["payload"] for record in records] == expected
     assert [record["line"] for record in records] == list(range(1, len(expected) + 1))
@@ -95,6 +98,15 @@ def test_validate_writes_nothing_and_says_where(run: Run, tmp_path: Path) -> Non
     assert not (tmp_path / "data").exists()
     file.write_text(LINES[0])
     assert run("validate", str(file)).returncode == 0
+    file.write_text("\n")
+    empty = run("validate", str(file))
+    assert (empty.returncode, empty.stdout) == (0, "0 events: 0 accepted, 0 refused\n")
+    file.write_text(f"{LINES[0]}\n{LINES[0]}\n[")
+    file.write_bytes(gzip.compress(file.read_bytes() * 1000)[:-20])
+    broken = run("validate", str(file))
+    assert broken.returncode == 1
+    assert f"{file}, after {file}:" in broken.stderr
+    assert "Traceback" not in broken.stderr
 
 
 def test_many_events_come_in_chunks_with_times_that_never_go_back(run: Run, tmp_path: Path) -> None:
@@ -141,11 +153,21 @@ def test_replay_needs_a_time_that_is_one(run: Run) -> None:
         (b"[1, 2]", [b"1", b"2"]),
         (b"  [1]\n", [b"1"]),
         (b'[1]\n{"a":1}\n', [b"[1]", b'{"a":1}']),
-        (b"[1, 2", [b"[1, 2"]),
+        (b" [1]\n\n[2]", [b"[1]", b"[2]"]),
+        (b"[\n]\n", []),
+        (b'\xef\xbb\xbf[{"a":1}]', [b'{"a":1}']),
         (b"", []),
         (b"\n\n", []),
         (b'{"a":1}', [b'{"a":1}']),
         (b"\xff\n1", [b"\xff", b"1"]),
+        # Events over several lines, one after the other, and among lines.
+        (b'{\n "a": 1\n}\n{\n "a": 2\n}', [b'{\n "a": 1\n}', b'{\n "a": 2\n}']),
+        (b'{"b":1}\r\n{\r\n"a": [\r\n{"x":"}"}\r\n]\r\n}\r\n', [b'{"b":1}', b'{\r\n"a": [\r\n{"x":"}"}\r\n]\r\n}']),
+        (b'{\n"a": "\\"{",\n"b": [{\n}]}\n{"b":1}', [b'{\n"a": "\\"{",\n"b": [{\n}]}', b'{"b":1}']),
+        (b'{\n "a": 1,\n}\n{"b":1}', [b'{\n "a": 1,\n}', b'{"b":1}']),
+        (b'{"b":1}\n{\n "a": 1,\n', [b'{"b":1}', b'{\n "a": 1,']),
+        (b'{"a":\nno json\n{"b":1}\n', [b'{"a":', b"no json", b'{"b":1}']),
+        (b'{"a":1}{"b":2}\n{"a":tru}', [b'{"a":1}{"b":2}', b'{"a":tru}']),
     ],
 )
 def test_what_a_file_holds(tmp_path: Path, text: bytes, expected: list[bytes]) -> None:
@@ -157,6 +179,43 @@ def test_what_a_file_holds(tmp_path: Path, text: bytes, expected: list[bytes]) -
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(PlatformError, match="cannot be read"):
         list(events_in(tmp_path))
+
+
+PACKED = gzip.compress(b'{"a":1}\n' * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "place", "reason"),
+    [
+        (b"[1,\n 2", ":2", "the array is no JSON: Input data was truncated"),
+        (b'[{"a":1},\n{"a":2}\n{"a":3}]', ":3", "the array is no JSON: "),
+        (b"[1]x", ":1", "the array is no JSON: "),
+        (gzip.compress(b"[1,\n 2"), ":2", "the array is no JSON: "),
+        (PACKED[: len(PACKED) // 2], ", after {file}:", "end-of-stream marker"),
+        (PACKED[:-8], ", after {file}:100000", "end-of-stream marker"),
+        (PACKED[:-8] + b"12345678", ", after {file}:100000", "CRC check failed"),
+        (PACKED[:5], "", "end-of-stream marker"),
+        ('{"a":1}\n'.encode("utf-16"), "", "it is UTF-16"),
+        (b"PK\x03\x04...", "", "it is a zip archive"),
+        (b'{"a":1}\n{"a":"' + b"x" * (4 << 20) + b'"}', ":2", "a line of more than 4,194,304 bytes"),
+        (gzip.compress(b"x" * (40 << 20)), ":1", "a line of more than"),
+        (b'[1,{"a":"' + b"x" * (4 << 20) + b'"}]', "[1]", "an event of 4,194,312 bytes"),
+    ],
+)
+def test_what_is_refused_is_told_with_its_place(tmp_path: Path, data: bytes, place: str, reason: str) -> None:
+    file = tmp_path / "x"
+    file.write_bytes(data)
+    with pytest.raises(PlatformError) as raised:
+        list(events_in(file))
+    assert raised.value.where.startswith(f"{file}{place.format(file=file)}")
+    assert reason in raised.value.message
+
+
+def test_a_large_event_over_several_lines_that_never_ends_is_its_lines(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    lines = [b'{"a": [', *(b'{"pad": "' + b"x" * 1000 + b'"},' for _ in range(5000))]
+    file.write_bytes(b"\n".join(lines))
+    assert [raw for _, raw in events_in(file)] == lines
 
 
 def test_one_event_over_several_lines_is_one_event(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ CONTRACT = EventContract.model_validate(
             {"name": "prices", "type": "NUMERIC", "repeated": True},
             {"name": "days", "type": "DATE", "repeated": True},
             {"name": "note", "type": "STRING"},
+            {"name": "any", "type": "JSON"},
         ],
     }
 )
@@ -96,3 +97,8 @@ def test_usual_events_go_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
     params = '{"price":"12.50","fee":3,"at":"2026-01-31T10:00:00.123Z","note":"a: \\"b\\""}'
     usual = f'{{"event_id":"1","event":"{CONTRACT.name}","sent_at":"2026-01-31T19:00:00+09:00","params":{params}}}'
     assert all(verdict.accepted for verdict in JUDGE.judge_all([usual.encode()] * 3))
+
+
+def test_an_event_deeper_than_any_stack_is_refused() -> None:
+    deep = f'{{"event_id":"1","event":"{CONTRACT.name}","params":{{"any":{"[" * 100_000}{"]" * 100_000}}}}}'
+    assert [reason.code for reason in JUDGE.judge(deep.encode()).reasons] == ["too_deep"]

@@ -101,7 +101,7 @@ class Judge:
             before = len(times)
             try:
                 event = decode(raw)
-            except (msgspec.MsgspecError, ValueError):
+            except (msgspec.MsgspecError, ValueError, RecursionError):
                 verdicts.append(self.judge_exactly(raw))
                 continue
             keys_of, name, version = sure[type(event)]
