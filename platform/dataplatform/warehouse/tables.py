@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ type ColumnSpec = Mapping[str, Any]
 
 SPEC_LABEL = "dataplatform_spec"
 """Label of a table that holds the digest of the spec it was last made to meet, so that one listing tells what changed."""
+
+PARALLEL_CHANGES = 8
+"""Tables made or changed at a time; each is a request of its own, and there may be a thousand."""
 
 WIDENINGS: dict[tuple[str, str], bool] = dict.fromkeys(
     [
@@ -84,12 +88,16 @@ def ensure(warehouse: Warehouse, specs: Iterable[TableSpec]) -> list[str]:
         existing = warehouse.tables(dataset)
         if not existing:
             _create_dataset(warehouse, dataset)
-        for spec in wanted:
-            item = existing.get(spec.name)
-            if item is None:
-                changes += _create(warehouse, spec)
-            elif (item.labels or {}).get(SPEC_LABEL) != spec.digest:
-                changes += _alter(warehouse, spec)
+        work = [
+            (_alter if spec.name in existing else _create, spec)
+            for spec in wanted
+            if spec.name not in existing or (existing[spec.name].labels or {}).get(SPEC_LABEL) != spec.digest
+        ]
+        # The embedded server makes one at a time, and takes longer where several wait.
+        parallel = 1 if warehouse.embedded else PARALLEL_CHANGES
+        with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool:
+            for done in pool.map(lambda one: one[0](warehouse, one[1]), work):
+                changes += done
     return changes
 
 
