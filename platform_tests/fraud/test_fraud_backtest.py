@@ -8,9 +8,11 @@ import pyarrow as pa
 import pytest
 
 from dataplatform.errors import PlatformError
+from dataplatform.fraud.agreement import compare
 from dataplatform.fraud.backtest import Backtest, role_keys, run_backtest, used_features
 from dataplatform.fraud.catalog import Catalog
 from dataplatform.fraud.compiled import compile_policy, decision
+from dataplatform.fraud.drift import FeatureSpan, drift, feature_spans
 from dataplatform.fraud.fact_types import DeclaredFact
 from dataplatform.fraud.features import parse_entity
 from dataplatform.fraud.moments import Event, Moment
@@ -249,6 +251,39 @@ def test_a_day_of_features_of_every_type(warehouse):
     for row, one in zip(rows, expected, strict=True):
         told = {name: micros(v.isoformat()) if name == "promised" and (v := row[name]) else row[name] for name in one}
         assert told | {"due": row["due"] and row["due"].isoformat()} == one
+    # The check says the same of the warehouse's own events, and finds a value that is another.
+    assert compare(warehouse, entity, start) == (len(rows) * len(entity.features), [])
+    key = rows[0]["entity_key"]
+    table = f"`{warehouse.table_id('fraud', 'features_user')}`"
+    warehouse.query(f"UPDATE {table} SET sent_24h = sent_24h + 1, due = NULL WHERE entity_key = '{key}'")
+    _, differences = compare(warehouse, entity, start)
+    wrong = {(each.entity_key, each.feature) for each in differences}
+    assert (key, "sent_24h") in wrong and wrong <= {(key, "sent_24h"), (key, "due")}
+    # Drift is of the latest whole day beside the days before it.
+    assert feature_spans(warehouse, entity, start + timedelta(days=1)) == {}
+    before = load_features(warehouse, found, entity, start - timedelta(days=1), start)
+    spans = feature_spans(warehouse, entity, start + timedelta(days=1))
+    assert spans.keys() == entity.by_name.keys()
+    assert (spans["sent_24h"][0].rows, spans["sent_24h"][1].rows) == (before, count)
+    known = [row["sent_24h"] + (row["entity_key"] == key) for row in rows]
+    assert spans["sent_24h"][1] == FeatureSpan(count, 0.0, pytest.approx(sum(known) / count))
+    assert spans["due"][1].mean is None and spans["due"][1].unknown > 0
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (FeatureSpan(1000, 0.1, 5.0), FeatureSpan(1000, 0.15, 6.0), ""),
+        (FeatureSpan(1000, 0.1, 5.0), FeatureSpan(1000, 0.5, 5.0), "unknown in 50% instead of 10%"),
+        (FeatureSpan(1000, 0.1, 5.0), FeatureSpan(1000, 0.1, 20.0), "mean 20 instead of 5"),
+        (FeatureSpan(1000, 0.1, 5.0), FeatureSpan(1000, 0.1, 1.0), "mean 1 instead of 5"),
+        (FeatureSpan(1000, 0.1, None), FeatureSpan(1000, 0.1, None), ""),
+        (FeatureSpan(1000, 0.1, 0.0), FeatureSpan(1000, 0.1, 4.0), ""),
+        (FeatureSpan(50, 0.1, 5.0), FeatureSpan(1000, 0.9, 50.0), ""),
+    ],
+)
+def test_drift(before, now, said):
+    assert drift(before, now) == said
 
 
 def test_an_event_that_never_came(warehouse):

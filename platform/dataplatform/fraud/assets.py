@@ -13,7 +13,9 @@ from ..runs import asset_key, partition_key, process_tags, run_request, unfinish
 from ..settings import Settings
 from ..warehouse.client import Warehouse
 from ..warehouse.tables import ensure
+from .agreement import compare
 from .catalog import FEATURES_FOLDER, POLICIES_FOLDER, Catalog, load_catalog
+from .drift import drift, feature_spans
 from .due import DAY, NO_PARTITION, FraudStream, definition_digest, features_key, policy_key
 from .fact_types import TypedPolicy
 from .features import EntityFeatures, describe
@@ -50,6 +52,8 @@ def definitions(settings: Settings, contracts: Contracts | None = None) -> dg.De
             *(landed_asset(stream, table, owners) for table in LANDED_TABLES),
         ],
         asset_checks=[
+            *(agreement_check(stream, entity) for entity in catalog.entities.values()),
+            *(drift_check(stream, entity) for entity in catalog.entities.values()),
             rates_check(settings, catalog, "decisions", rule_rates),
             rates_check(settings, catalog, "judged", stream_rule_rates),
         ],
@@ -110,6 +114,48 @@ def features_asset(stream: FraudStream, entity: EntityFeatures, owners: dict[str
         return dg.MaterializeResult(metadata={"rows": rows})
 
     return features
+
+
+def agreement_check(stream: FraudStream, entity: EntityFeatures) -> dg.AssetChecksDefinition:
+    """A sample of the features, recalculated by the online state from the same events: no value may differ."""
+
+    @dg.asset_check(
+        asset=dg.AssetKey(features_key(entity.entity).split("/")),
+        name="online_agrees",
+        description=agreement_check.__doc__,
+    )
+    def online_agrees(_: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        day = stream.settled_day(entity.entity)
+        count, differences = compare(stream.warehouse, entity, day) if day is not None else (0, [])
+        told = [
+            f"{each.feature} of {each.entity_key}: {each.warehouse} in the warehouse, {each.online} online"
+            for each in differences[:20]
+        ]
+        return dg.AssetCheckResult(
+            passed=not differences,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"day": str(day), "compared": count, "different": len(differences), "differences": told},
+        )
+
+    return online_agrees
+
+
+def drift_check(stream: FraudStream, entity: EntityFeatures) -> dg.AssetChecksDefinition:
+    """Features of the latest whole day whose unknown values or means are far from those of the week before."""
+
+    @dg.asset_check(
+        asset=dg.AssetKey(features_key(entity.entity).split("/")), name="drift", description=drift_check.__doc__
+    )
+    def drifted(_: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        spans = feature_spans(stream.warehouse, entity, datetime.now(UTC))
+        odd = {name: said for name, (before, now) in spans.items() if (said := drift(before, now))}
+        return dg.AssetCheckResult(
+            passed=not odd,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"features": len(spans), "drifted": [f"{name}: {said}" for name, said in odd.items()]},
+        )
+
+    return drifted
 
 
 def policies_asset(stream: FraudStream, owners: dict[str, list[str]]) -> dg.AssetsDefinition:

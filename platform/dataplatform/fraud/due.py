@@ -167,6 +167,16 @@ GROUP BY 1, 2""",
                 digests[features_key(entity.entity), day] = (f"{definition}:{_hash(*parts)}", over)
         return digests
 
+    def settled_day(self, entity: str) -> datetime | None:
+        """The latest day of an entity's features that is made from what the events are now."""
+        noted = self._noted()
+        digests = self.feature_digests(_hour(datetime.now(UTC)) + HOUR)
+        asset = features_key(entity)
+        days = [
+            day for (each, day), (digest, _) in digests.items() if each == asset and noted.get((each, day)) == digest
+        ]
+        return max(days, default=None)
+
     # What is due of it.
 
     def _due_policies(self, noted: Digests) -> list[Due]:
