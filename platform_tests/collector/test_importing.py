@@ -162,7 +162,7 @@ def test_replay_needs_a_time_that_is_one(run: Run) -> None:
         (b"\xff\n1", [b"\xff", b"1"]),
         # Events over several lines, one after the other, and among lines.
         (b'{\n "a": 1\n}\n{\n "a": 2\n}', [b'{\n "a": 1\n}', b'{\n "a": 2\n}']),
-        (b'{"b":1}\r\n{\r\n"a": [\r\n{"x":"}"}\r\n]\r\n}\r\n', [b'{"b":1}', b'{\r\n"a": [\r\n{"x":"}"}\r\n]\r\n}']),
+        (b'{"b":1}\r\n{\r\n"a": [\r\n {"x":"}"}\r\n]\r\n}\r\n', [b'{"b":1}', b'{\r\n"a": [\r\n {"x":"}"}\r\n]\r\n}']),
         (b'{\n"a": "\\"{",\n"b": [{\n}]}\n{"b":1}', [b'{\n"a": "\\"{",\n"b": [{\n}]}', b'{"b":1}']),
         (b'{\n "a": 1,\n}\n{"b":1}', [b'{\n "a": 1,\n}', b'{"b":1}']),
         (b'{"b":1}\n{\n "a": 1,\n', [b'{"b":1}', b'{\n "a": 1,']),

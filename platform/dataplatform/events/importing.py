@@ -2,12 +2,12 @@
 
 import gzip
 import io
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,8 +22,23 @@ from .verdict import Judge, Verdict
 _encode_lines = msgspec.json.Encoder().encode_lines
 CHUNK_EVENTS = 2000
 """Events of a file that share one received time and one commit."""
-_LARGEST_ALONE = 4 << 20
-"""Bytes read to see whether a file is one event over several lines."""
+LARGEST_EVENT = 4 << 20
+"""Bytes of one event of a file: what the collector takes in one request."""
+LARGEST_ARRAY = 1 << 30
+"""Bytes of a file that is one JSON array, unpacked: it is read as a whole."""
+_BLANK = b" \t\r\n"
+_TEXTS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+_OTHER_FORMS = {
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"PK\x03\x04": "a zip archive",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PAR1": "Parquet",
+    b"Obj\x01": "Avro",
+}
+"""How files of other forms begin; no JSON does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,63 +113,104 @@ class Count:
 
 
 def events_in(path: Path, progress: Callable[[int], None] = lambda _: None) -> Iterator[tuple[str, bytes]]:
-    """Place and raw text of every event of a file: NDJSON, one JSON array, or one event over several lines; gzipped or not.
+    """Place and raw text of every event of a file: NDJSON, events over several lines, or one JSON array; gzipped or not.
 
     A line that is no JSON is given as it stands (the judge says what is wrong). `progress` is told how many bytes of the
-    file have been read. Raises PlatformError where the file cannot be read or its gzip data is broken.
+    file have been read. Raises PlatformError, with the place, where the file cannot be read, is of another form, breaks off in its
+    gzip data or in its array, or holds an event larger than 4 MiB (which the collector would not take either).
     """
+    place = f"{path}"
     try:
         with path.open("rb") as file:
-            head = file.read(2)
+            head = file.read(8)
             file.seek(0)
-            stream = gzip.GzipFile(fileobj=file) if head == b"\x1f\x8b" else file
-            text: io.BufferedReader[Any] = io.BufferedReader(cast(Any, stream), 1 << 20)
-            first = _first_byte(text)
-            if first == b"[":
-                yield from _array_elements(path, text)
-            else:
-                yield from _lines_or_one(path, text, lambda: progress(file.tell()))
+            if other := next((name for magic, name in _OTHER_FORMS.items() if head.startswith(magic)), None):
+                raise _not_read(place, f"it is {other}")
+            # Not below another buffer: what was unpacked before the data breaks off shall be seen.
+            packed = head.startswith(b"\x1f\x8b")
+            text = cast(io.BufferedReader, gzip.GzipFile(fileobj=file)) if packed else file
+            if text.peek(3)[:3] == b"\xef\xbb\xbf":
+                text.read(3)
+            is_array = text.peek(1).lstrip()[:1] == b"["
+            events = _array_elements(path, text) if is_array else _documents(path, _lines(path, text))
+            for number, (place, raw) in enumerate(events, 1):
+                if len(raw) > LARGEST_EVENT:
+                    raise _not_read(place, f"an event of {len(raw):,} bytes; at most {LARGEST_EVENT:,} are taken")
+                yield place, raw
+                if number % CHUNK_EVENTS == 0:
+                    progress(file.tell())
             progress(path.stat().st_size)
     except (OSError, EOFError, zlib.error) as error:
-        raise PlatformError(
-            f"cannot be read: {error}",
-            where=str(path),
-            fix="give a whole file of NDJSON or one JSON array, plain or gzipped",
-        ) from error
+        raise _not_read(place if place == f"{path}" else f"{path}, after {place}", str(error)) from error
 
 
-def _first_byte(text: "io.BufferedReader[Any]") -> bytes:
-    if text.peek(3)[:3] == b"\xef\xbb\xbf":
-        text.read(3)
-    return text.peek(1).lstrip()[:1]
+def _not_read(place: str, reason: str) -> PlatformError:
+    return PlatformError(
+        f"cannot be read: {reason}",
+        where=place,
+        fix="give NDJSON or one JSON array, in UTF-8, plain or gzipped, and whole",
+    )
 
 
-def _lines_or_one(
-    path: Path, text: "io.BufferedReader[Any]", progress: Callable[[], None]
-) -> Iterator[tuple[str, bytes]]:
-    """Lines, unless only all of them together are JSON: one event that is written over several lines."""
-    head = first = text.readline()
-    while first and not first.strip():
-        first = text.readline()
-        head += first
-    if first and not _is_json(first):
-        head += text.read(_LARGEST_ALONE)
-        if not text.peek(1) and _is_json(head):
-            yield f"{path}", head.strip(b" \t\r\n")
-            return
-        head += text.readline()
-    yield from _lines(path, chain(io.BytesIO(head), text), progress)
+type _Line = tuple[int, bytes]
+"""A line with its number."""
 
 
-def _lines(
-    path: Path, lines: Iterable[bytes], progress: Callable[[], None] = lambda: None
-) -> Iterator[tuple[str, bytes]]:
-    for number, line in enumerate(lines, 1):
-        raw = line.strip(b" \t\r\n")
-        if raw:
-            yield f"{path}:{number}", raw
-        if number % CHUNK_EVENTS == 0:
-            progress()
+def _lines(path: Path, text: io.BufferedReader) -> Iterator[_Line]:
+    """Lines that are not blank, as they stand."""
+    number = 0
+    while line := text.readline(LARGEST_EVENT + 3):
+        number += 1
+        if len(line) > LARGEST_EVENT + 2:
+            raise _not_read(f"{path}:{number}", f"a line of more than {LARGEST_EVENT:,} bytes")
+        if line.strip(_BLANK):
+            yield number, line
+
+
+def _documents(path: Path, lines: Iterator[_Line]) -> Iterator[tuple[str, bytes]]:
+    """An event a line, or one over several: from an opening brace whose line is no JSON to the line that closes it.
+
+    Where the lines in between show that there was no such thing (a whole event begins no further in than the brace did),
+    each is an event of its own, as is every other line that is no JSON.
+    """
+    opened: list[_Line] = []
+    depth = size = 0
+    for number, line in lines:
+        if not opened:
+            if not line.lstrip(_BLANK).startswith(b"{") or _is_json(line):
+                yield f"{path}:{number}", line.strip(_BLANK)
+                continue
+            depth = size = 0
+        elif line.lstrip(_BLANK).startswith(b"{") and _indent(line) <= _indent(opened[0][1]) and _is_json(line):
+            yield from _each(path, [*opened, (number, line)])
+            opened = []
+            continue
+        opened.append((number, line))
+        depth += _opened_in(line)
+        size += len(line)
+        if depth <= 0:
+            yield f"{path}:{opened[0][0]}", b"".join(one for _, one in opened).strip(_BLANK)
+            opened = []
+        elif size > LARGEST_EVENT:
+            yield from _each(path, opened)
+            opened = []
+    if opened:  # it breaks off: the judge says so
+        yield f"{path}:{opened[0][0]}", b"".join(one for _, one in opened).strip(_BLANK)
+
+
+def _each(path: Path, lines: list[_Line]) -> Iterator[tuple[str, bytes]]:
+    for number, line in lines:
+        yield f"{path}:{number}", line.strip(_BLANK)
+
+
+def _indent(line: bytes) -> int:
+    return len(line) - len(line.lstrip(_BLANK))
+
+
+def _opened_in(line: bytes) -> int:
+    """How many more brackets a line opens than it closes, outside of its texts."""
+    brackets = _TEXTS.sub(b"", line)
+    return brackets.count(b"{") + brackets.count(b"[") - brackets.count(b"}") - brackets.count(b"]")
 
 
 def _is_json(text: bytes) -> bool:
@@ -165,17 +221,20 @@ def _is_json(text: bytes) -> bool:
     return True
 
 
-def _array_elements(path: Path, text: "io.BufferedReader[Any]") -> Iterator[tuple[str, bytes]]:
-    body = text.read()
+def _array_elements(path: Path, text: io.BufferedReader) -> Iterator[tuple[str, bytes]]:
+    body = text.read(LARGEST_ARRAY + 1)
+    if len(body) > LARGEST_ARRAY:
+        raise _not_read(f"{path}", f"an array of more than {LARGEST_ARRAY:,} bytes; write an event a line")
     try:
         elements: list[Any] = msgspec.json.decode(body, type=list[msgspec.Raw])
-    except (msgspec.DecodeError, RecursionError):
-        first, _, rest = body.partition(b"\n")
-        if rest.strip() and _is_json(first):  # lines, the first of which happens to be an array
-            yield from _lines(path, body.splitlines())
-        else:  # kept as one event, which the judge refuses: nothing of it can be told apart
-            yield f"{path}", body.strip(b" \t\r\n")
-        return
+    except (msgspec.DecodeError, RecursionError) as error:
+        first, _, rest = body.lstrip(_BLANK).partition(b"\n")
+        if rest.strip(_BLANK) and _is_json(first):  # lines, the first of which happens to be an array
+            yield from _documents(path, _lines(path, io.BufferedReader(cast(Any, io.BytesIO(body)))))
+            return
+        at = re.search(r"\(byte (\d+)\)", str(error))
+        line = body.count(b"\n", 0, int(at[1]) if at else len(body)) + 1
+        raise _not_read(f"{path}:{line}", f"the array is no JSON: {error}") from None
     for number, raw in enumerate(elements):
         yield f"{path}[{number}]", bytes(raw)
 
