@@ -7,7 +7,7 @@ from typing import Any
 from dataplatform.contracts.events import EventContract
 from dataplatform.contracts.fields import FLATTEN_SEPARATOR, Field
 
-from .verdict import ENVELOPE_TEXTS, Integer, Object, Real, parse, read_timestamp, read_value
+from .exact import ENVELOPE_TEXTS, Integer, Object, Real, parse, read_timestamp, read_value
 
 
 def flatten(contract: EventContract, raw: bytes, received_at: datetime) -> dict[str, Any]:
