@@ -18,6 +18,7 @@ MAX_EXPRESSION = 1000
 """Characters kept of an expression's text."""
 
 _PATH = r"(?:`[^`]+`|[\w-]+)(?:\.(?:`[^`]+`|[\w-]+))*"
+_FIELD = r"(?:`[^`]+`|\w+)(?:\.(?:`[^`]+`|\w+))+"
 _REPAIRS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE | re.DOTALL), replacement)
     for pattern, replacement in (
@@ -27,6 +28,8 @@ _REPAIRS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\bTABLE\s*<[^()]*?>(?=\s*[,)])", "ANY TYPE"),
         (rf"([(,]\s*(?:\w+\s*=>\s*)?)TABLE\s+({_PATH})", r"\1(SELECT * FROM \2)"),
         (r"\bWITH\s+CONNECTION\s+DEFAULT\b", ""),
+        (r"\bCREATE(\s+OR\s+REPLACE)?\s+TEMP(?:ORARY)?\s+TABLE\s+FUNCTION\b", r"CREATE\1 TABLE FUNCTION"),
+        (rf"(,|\bJOIN)\s*({_FIELD})((?:\s+AS)?\s+\w+)??(\s+WITH\s+OFFSET)\b", r"\1 UNNEST(\2)\3\4"),
     )
 )
 

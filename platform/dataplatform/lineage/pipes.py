@@ -129,6 +129,8 @@ def _stage(text: str) -> Stage:
             by = re.sub(r"^\s*(?:AND\s+ORDER\s+)?BY\s+", "", pieces[1][1], flags=re.IGNORECASE)
             keys = list(_select(", ".join(_listed(by))).expressions)
         return Stage(word, (_select(", ".join(aggregates)),) if aggregates else (), keys=tuple(keys))
+    if word == "WITH":
+        return Stage(word, (parse(f"{text} SELECT 1"),))
     if word in _JOINS:
         return Stage("JOIN", tuple(parse(f"SELECT * FROM t {text}").args["joins"]))
     if word == "ORDER":

@@ -293,7 +293,11 @@ class Scripts(Statements):
         else:
             at.add(None, self.query(first, scope))
         for stage in pipe.stages:
-            at = self._stage(stage, at, scope)
+            if stage.operator == "WITH":
+                scope = self._with(stage.nodes[0], scope)
+                at.ctes = scope.ctes
+            else:
+                at = self._stage(stage, at, scope)
         return Relation(at.star(), at.rows)
 
     def _stage(self, stage: Stage, at: Scope, outer: Scope) -> Scope:
