@@ -24,6 +24,9 @@ CONTRACT = EventContract.model_validate(
             {"name": "days", "type": "DATE", "repeated": True},
             {"name": "note", "type": "STRING"},
             {"name": "any", "type": "JSON"},
+            {"name": "count", "type": "INT64"},
+            {"name": "counts", "type": "INT64", "repeated": True},
+            {"name": "place", "type": "INT64", "min": 0, "max": 12},
         ],
     }
 )
@@ -41,7 +44,7 @@ NUMBERS = (
     "0", "-0", "1", "-1.5", "12.50", "1e3", "1E-9", "123456789012345", "1234567890123456", "123456789012.1234567",
     "0.1000000000000000055511151231257827", "-1234567890123.25", "999999999999999999999999999999", "1000.000000001",
     '"1"', '"-0.000000001"', '"12345678901234567890123456789.123456789"', '"1.0000000000"', '"NaN"', '"Infinity"',
-    '"1e3"', '" 1"', '"+1"', '"1_0"', '"01"', '"1\\n"', '"١"', '""', "null", "true", "[]", "{}", '"1","2"',
+    '"12"', '"-0"', '"999999999999999999"', '"9223372036854775808"', '"-9223372036854775808"', '"1e3"', '" 1"', '"+1"', '"1_0"', '"01"', '"1\\n"', '"١"', '""', "null", "true", "[]", "{}", '"1","2"',
 )  # fmt: skip
 
 
@@ -51,8 +54,9 @@ def texts(draw: st.DrawFn) -> bytes:
     time = st.sampled_from(TIMES).map(lambda text: f'"{text}"')
     number = st.sampled_from(NUMBERS)
     values = {
-        "price": number, "fee": number, "at": time, "until": time,
+        "price": number, "fee": number, "count": number, "place": number, "at": time, "until": time,
         "prices": st.lists(number, max_size=3).map(lambda all_of: f"[{','.join(all_of)}]"),
+        "counts": st.lists(number, max_size=3).map(lambda all_of: f"[{','.join(all_of)}]"),
         "days": st.just('["2026-01-31"]'), "note": st.sampled_from(['"a"', '"a: b"', '"\\"a\\":1"', '"},{"', '"\\u0000"']),
     }  # fmt: skip
     keys = draw(st.lists(st.sampled_from(sorted(values)), max_size=4, unique=not draw(st.booleans())))
@@ -83,7 +87,7 @@ def test_a_time_means_the_same_both_ways(key: str, time: str) -> None:
     assert JUDGE.judge_all([good, raw, good]) == [JUDGE.judge_exactly(one) for one in (good, raw, good)]
 
 
-@pytest.mark.parametrize("key", ["price", "fee"])
+@pytest.mark.parametrize("key", ["price", "fee", "count", "place"])
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_number_means_the_same_both_ways(key: str, number: str) -> None:
     raw = f'{{"event_id":"1","event":"{CONTRACT.name}","params":{{"{key}":{number}}}}}'.encode()
@@ -94,7 +98,9 @@ def test_a_number_means_the_same_both_ways(key: str, number: str) -> None:
 
 def test_usual_events_go_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JUDGE, "judge_exactly", None)
-    params = '{"price":"12.50","fee":3,"at":"2026-01-31T10:00:00.123Z","note":"a: \\"b\\""}'
+    params = (
+        '{"count":"7","counts":[1,"-2"],"price":"12.50","fee":3,"at":"2026-01-31T10:00:00.123Z","note":"a: \\"b\\""}'
+    )
     usual = f'{{"event_id":"1","event":"{CONTRACT.name}","sent_at":"2026-01-31T19:00:00+09:00","params":{params}}}'
     assert all(verdict.accepted for verdict in JUDGE.judge_all([usual.encode()] * 3))
 

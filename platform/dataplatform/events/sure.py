@@ -42,6 +42,8 @@ TIME_SURE = re.compile(
 """Times that exist without looking at a calendar."""
 _DIGITS_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _DECIMAL = rb"(?:\"-?(?:0|[1-9][0-9]{0,28})(?:\.[0-9]{1,9})?\"|(?![^\n]{17})-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,9})?)"
+INTEGER_SURE = r"^(?:0|-?[1-9][0-9]{0,17})\Z"
+"""The text of an INT64, in range by its length."""
 DECIMAL_SURE = re.compile(_DECIMAL)
 """Raw JSON of a NUMERIC: a bare number of at most 16 characters has at most 15 digits and so is exact."""
 DECIMALS_SURE = re.compile(rb"(?:" + _DECIMAL + rb"\n)*+")
@@ -187,7 +189,8 @@ def sure_type(field: Field) -> Any:
         case "INT64":
             at_least = max(bounds.min, INT64_MIN) if bounds.min is not None else INT64_MIN
             at_most = min(bounds.max, INT64_MAX) if bounds.max is not None else INT64_MAX
-            return Annotated[int, Meta(ge=at_least, le=at_most)]
+            number: Any = Annotated[int, Meta(ge=at_least, le=at_most)]
+            return number if bounds.any else number | Annotated[str, Meta(pattern=INTEGER_SURE)]
         case "FLOAT64":
             return float
         case "BOOL":
