@@ -10,8 +10,10 @@ import pytest
 
 from dataplatform.decisions.judge import Answer, Reason, Record, Versions, landed_line
 from dataplatform.fraud.assets import definitions
+from dataplatform.fraud.cases import CaseAlert
 from dataplatform.fraud.catalog import load_catalog
 from dataplatform.fraud.due import FraudStream
+from dataplatform.fraud.labels import replace_labels
 from dataplatform.fraud.tables import LANDED_TABLES, load_features, load_landed, rule_rates, stream_rule_rates
 from dataplatform.landing import Writer, open_landing
 from dataplatform.runs import execute
@@ -76,7 +78,7 @@ def test_definitions_are_whole(settings):
     found = definitions(settings)
     keys = {key.to_user_string() for key in found.resolve_asset_graph().get_all_asset_keys()}
     assert {"fraud/features_user", "fraud/features_article", "fraud/decisions", "fraud/policies/transfer"} <= keys
-    assert {"fraud/alerts", "fraud/judged", "fraud/policies/mule_network"} <= keys
+    assert {"fraud/alerts", "fraud/judged", "fraud/labels", "fraud/policies/mule_network"} <= keys
     policies = next(each for each in found.assets if dg.AssetKey(["fraud", "policies", "transfer"]) in each.keys)
     deps = policies.asset_deps[dg.AssetKey(["fraud", "policies", "transfer"])]
     assert (
@@ -139,6 +141,50 @@ def test_a_day_of_features_and_an_hour_of_decisions(settings):
     ]
     rates = {rate.rule: rate.odd for rate in rule_rates(warehouse, catalog, DAY) if rate.policy == "transfer"}
     assert rates["takeover"] == "always fires" and rates["burst"] == "never fires"
+
+
+def test_closed_cases_become_labels(settings):
+    """One row an event; a chargeback counts before a case; a case that is opened again takes its labels back."""
+    warehouse = Warehouse(settings)
+    stream = FraudStream(settings, load_catalog(SCHEMAS), warehouse)
+    cases = stream.cases
+    cases.store.grant("ed", "editor", by="root")
+    numbers = {}
+    for number, (source, event_id, key) in enumerate(
+        [
+            ("send", "e1", "u1"),
+            ("send", "e2", "u1"),
+            ("send", "e3", "u2"),
+            ("shop.articles", "p1", "u2"),
+            ("send", "e4", "u3"),
+        ]
+    ):
+        alert = CaseAlert(f"a{number}", number, "p", source, event_id, "user", key, "hold", 5, {})
+        numbers[key] = cases.take(alert)
+    cases.change(numbers["u1"], {"status": "confirmed"}, version=1, by="ed")
+    cases.change(numbers["u2"], {"status": "dismissed"}, version=1, by="ed")
+
+    def told():
+        rows = warehouse.query(f"SELECT * FROM `{warehouse.table_id('fraud', 'labels')}` ORDER BY event_id").rows
+        return [(row["event_id"], row["fraud"], row["source"]) for row in rows]
+
+    assert replace_labels(warehouse, cases.labels()) == 3
+    assert told() == [("e1", True, "case"), ("e2", True, "case"), ("e3", False, "case")]
+    table = f"`{warehouse.table_id('fraud', 'labels')}`"
+    warehouse.query(f"DELETE FROM {table} WHERE event_id = 'e3'")
+    warehouse.query(
+        f"INSERT INTO {table} (event_id, fraud, known_at, source) VALUES ('e3', TRUE, CURRENT_TIMESTAMP(), 'chargeback')"
+    )
+    found = definitions(settings)
+    with dg.instance_for_test() as instance:
+        for expected in (3, 1):
+            [piece] = [piece for piece in stream.due(END) if piece.assets == ("fraud/labels",)]
+            outcome = execute(found, instance, piece, stream.name)
+            assert outcome.ok, outcome.failures
+            assert len(told()) == expected and ("e3", True, "chargeback") in told()
+            assert "fraud/labels" not in assets_due(stream, END)
+            if expected == 3:
+                cases.change(numbers["u1"], {"status": "in_review"}, version=2, by="ed")
 
 
 def test_alerts_and_what_was_judged_become_tables_and_a_check(settings):

@@ -19,6 +19,7 @@ from .drift import drift, feature_spans
 from .due import DAY, NO_PARTITION, FraudStream, definition_digest, features_key, policy_key
 from .fact_types import TypedPolicy
 from .features import EntityFeatures, describe
+from .labels import LABELS, LABELS_TABLE, replace_labels
 from .tables import (
     LANDED_TABLES,
     LandedTable,
@@ -50,6 +51,7 @@ def definitions(settings: Settings, contracts: Contracts | None = None) -> dg.De
             *features,
             policies_asset(stream, owners),
             *(landed_asset(stream, table, owners) for table in LANDED_TABLES),
+            labels_asset(stream),
         ],
         asset_checks=[
             *(agreement_check(stream, entity) for entity in catalog.entities.values()),
@@ -244,6 +246,28 @@ def landed_asset(stream: FraudStream, table: LandedTable, owners: dict[str, list
         return dg.MaterializeResult(metadata={"rows": rows})
 
     return landed
+
+
+def labels_asset(stream: FraudStream) -> dg.AssetsDefinition:
+    """What closed cases say of the events they were about, for backtests."""
+
+    @dg.asset(
+        key=LABELS.split("/"),
+        deps=[["fraud", "alerts"]],
+        description=LABELS_TABLE.description,
+        group_name="fraud",
+        kinds={"bigquery", "table"},
+        pool="bigquery",
+    )
+    def labels(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        context.instance.add_run_tags(context.run_id, process_tags())
+        with stream.lease.hold(context.run_id):
+            digest = stream.labels_digest()  # read before: what is closed in between makes it due again
+            rows = replace_labels(stream.warehouse.labelled(dagster_run=context.run_id), stream.cases.labels())
+            stream.note({(LABELS, NO_PARTITION): digest})
+        return dg.MaterializeResult(metadata={"rows": rows})
+
+    return labels
 
 
 def rates_check(

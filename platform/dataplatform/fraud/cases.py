@@ -118,6 +118,15 @@ class Case(msgspec.Struct, frozen=True):
     closed_at: int | None
 
 
+class CaseLabel(msgspec.Struct, frozen=True):
+    """What a closed case says of an event that it was about; `known_at` (microseconds since 1970) is when it was closed."""
+
+    event_id: str
+    fraud: bool
+    known_at: int
+    case_id: int
+
+
 class UnknownCaseError(UnknownVersionError):
     """There is no such case (404)."""
 
@@ -182,6 +191,21 @@ class Cases:
         with self.store.writing() as connection:
             case = self._open_case(connection, entity, key)
             return 0 if case is None else self._link(connection, case.id, decisions, STREAM_USER)
+
+    def labels(self) -> list[CaseLabel]:
+        """One label an event, in their order: of the case that was closed last. Changes of collections have none."""
+        query = (
+            sa.select(_alerts.c.source_id, _cases.c.status, _cases.c.closed_at, _cases.c.id)
+            .join(_cases, _cases.c.id == _alerts.c.case_id)
+            .where(_cases.c.status.in_(CLOSED), _alerts.c.source.not_like("%.%"))
+            .order_by(_cases.c.closed_at, _cases.c.id)
+        )
+        with self.store.engine.connect() as connection:
+            found = {
+                row.source_id: CaseLabel(row.source_id, row.status == "confirmed", row.closed_at, row.id)
+                for row in connection.execute(query)
+            }
+        return [found[event_id] for event_id in sorted(found)]
 
     # What people do.
 

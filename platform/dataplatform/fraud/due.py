@@ -7,15 +7,20 @@ of the landing say what it would be made from now. So whoever asks, and however 
 import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 
 from ..due import HOUR, Due, range_text, ranges
+from ..errors import PlatformError
 from ..landing import HourState, Landing, open_landing
 from ..lease import Lease
 from ..settings import Settings
 from ..warehouse.client import Warehouse
 from ..warehouse.tables import TableSpec, ensure
+from .cases import Cases
 from .catalog import Catalog
 from .features import EntityFeatures
+from .labels import LABELS
+from .parameters import ParameterStore, database_url
 from .policies import print_policy
 from .tables import DATASET, LANDED_TABLES, LandedTable, features_table
 
@@ -105,6 +110,7 @@ class FraudStream:
             *self._due_policies(noted),
             *self._due_features(noted, end),
             *(piece for table in LANDED_TABLES for piece in self._due_landed(table, noted, end)),
+            *self._due_labels(noted),
         ]
 
     def broken(self, until: datetime) -> list[str]:  # noqa: ARG002  # the same question to all domains
@@ -128,6 +134,16 @@ class FraudStream:
             for hour, manifest in landing.manifests(self.settings.first_hour).items()
             if hour < end and landing.state(hour) is HourState.CLOSED
         }
+
+    @cached_property
+    def cases(self) -> Cases:
+        """The cases; PlatformError where their database does not answer."""
+        url = database_url(self.settings.fraud_database, self.settings.data_dir)
+        return Cases(ParameterStore(url, self.catalog.policies))
+
+    def labels_digest(self) -> str:
+        """What the labels of cases are made from: all of them."""
+        return _hash(repr(self.cases.labels()))
 
     def feature_digests(self, end: datetime) -> dict[tuple[str, datetime], tuple[str, bool]]:
         """What each day of features is made from (its definition, and the ledger of its events), and whether the day is over.
@@ -229,6 +245,15 @@ GROUP BY 1, 2""",
             )
             for start, stop in ranges(stale)
         ]
+
+    def _due_labels(self, noted: Digests) -> list[Due]:
+        try:
+            digest = self.labels_digest()
+        except PlatformError:  # without the database of the cases nothing is new, and all else goes on
+            return []
+        if noted.get((LABELS, NO_PARTITION)) == digest:
+            return []
+        return [Due((LABELS,), None, None, "cases were closed", _hash(LABELS, digest))]
 
     # What was done.
 
