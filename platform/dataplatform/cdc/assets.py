@@ -42,7 +42,7 @@ def definitions(settings: Settings) -> dg.Definitions:
     stream = CollectionHours(settings, collections.contracts)
     checks = [reconciliation_checks(settings, stream), watch_checks(settings, stream)]
     jobs = [
-        dg.define_asset_job(f"mongo_{what}", selection=dg.AssetSelection.checks(one))
+        dg.define_asset_job(f"mongo_{what}_checks", selection=dg.AssetSelection.checks(one))
         for what, one in zip(("reconcile", "watch"), checks, strict=True)
     ]
     return dg.Definitions(
