@@ -1,6 +1,6 @@
 """Lineage as Dagster assets: distinct queries and their edges by hour, contracts' edges, columns with their coverage, personal data."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +33,11 @@ def definitions(
     are told by whom they are made.
     """
     known = contracts if contracts is not None else load_contracts_leniently(settings.schemas_dir)[0]
-    keys = [key for one in others if isinstance(one, dg.AssetsDefinition) for key in one.keys]
-    keys += [QUERIES_KEY, LINEAGE_KEY, COLUMNS_KEY, PII_KEY]
+    specs = [spec for one in others if isinstance(one, dg.AssetsDefinition) for spec in one.specs]
+    promised = {spec.key: _promise(spec.freshness_policy) for spec in specs}
+    promised |= dict.fromkeys([QUERIES_KEY, LINEAGE_KEY, COLUMNS_KEY, PII_KEY], _promise(FRESHNESS))
     return dg.Definitions(
-        assets=[query_assets(settings, known, keys), column_assets(settings, keys)],
+        assets=[query_assets(settings, known, promised), column_assets(settings, list(promised))],
         asset_checks=[
             coverage_check(settings, QUERIES_KEY),
             complete_check(settings, COLUMNS_KEY),
@@ -46,7 +47,16 @@ def definitions(
     )
 
 
-def query_assets(settings: Settings, contracts: Contracts, keys: Sequence[dg.AssetKey]) -> dg.AssetsDefinition:
+def _promise(policy: object) -> str:
+    """What a freshness policy promises, in minutes or by its deadline; empty where it is none."""
+    window = getattr(policy, "fail_window", None)
+    if window is not None:
+        return f"{window.to_timedelta() // timedelta(minutes=1)} min"
+    deadline = getattr(policy, "deadline_cron", None)
+    return f"by {deadline}" if deadline else ""
+
+
+def query_assets(settings: Settings, contracts: Contracts, promised: Mapping[dg.AssetKey, str]) -> dg.AssetsDefinition:
     """Jobs of an hour, what is new among their texts, and the graph over all of it."""
 
     @dg.multi_asset(
@@ -84,7 +94,8 @@ def query_assets(settings: Settings, contracts: Contracts, keys: Sequence[dg.Ass
         warehouse = stored.catalog_warehouse(settings).labelled(dagster_run=context.run_id)
         done = stored.collect(warehouse, window.start.astimezone(UTC), window.end.astimezone(UTC))
         older = stored.resolve_again(warehouse)
-        declared = stored.declare(warehouse, settings, contracts, [key.to_user_string() for key in keys])
+        made = {key.to_user_string(): promise for key, promise in promised.items()}
+        declared = stored.declare(warehouse, settings, contracts, made)
         stored.note_hours(warehouse, settings, contracts, done)
         facts = {"jobs": done.jobs, "distinct": done.distinct, "resolved_now": done.resolved, "resolved_again": older}
         yield dg.MaterializeResult(

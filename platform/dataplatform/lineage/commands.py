@@ -11,8 +11,8 @@ import click
 from ..errors import PlatformError
 from ..settings import get_settings
 from .catalog import load_catalog
-from .declared import contract_marks, table_owners
-from .impact import Graph, as_dot, as_mermaid, as_records, as_table, changes, parse_node, read_edges
+from .declared import contract_marks, declared_edges, promises, table_owners
+from .impact import Graph, as_dot, as_mermaid, as_records, as_table, broken_columns, changes, parse_node, read_edges
 
 
 @click.group()
@@ -98,20 +98,33 @@ def _graph(edges: Path | None) -> Graph:
 )
 @_EDGES
 def impact(column: str, *, upstream: bool, depth: int | None, indirect: bool, form: str, edges: Path | None) -> None:
-    """What depends on COLUMN (project.dataset.table.column; `*` for all of a table), nearest first, with owners."""
+    """What depends on COLUMN (project.dataset.table.column; `*` for all of a table), nearest first.
+
+    With owners, promises of freshness that are hit, and the last run of the query on the way.
+    """
     start = parse_node(column)
-    found = _graph(edges).reach(start, "upstream" if upstream else "downstream", depth=depth, indirect=indirect)
+    graph = _graph(edges)
+    found = graph.reach(start, "upstream" if upstream else "downstream", depth=depth, indirect=indirect)
     owners = table_owners(get_settings())
+    promised = promises(get_settings(), graph.edges)
     if form == "json":
-        records = [record | {"owner": owners.get(_short(str(record["table"])))} for record in as_records(found)]
+        records = [
+            record
+            | {"owner": owners.get(_short(str(record["table"]))), "fresh_within": promised.get(str(record["table"]))}
+            for record in as_records(found)
+        ]
         click.echo(json.dumps(records, indent=2, ensure_ascii=False))
     elif form == "dot":
         click.echo(as_dot(start, found, downstream=not upstream))
     elif form == "mermaid":
         click.echo(as_mermaid(start, found, downstream=not upstream))
     else:
-        click.echo(as_table(found, {table: owners.get(_short(table), "") for table in {one.node[0] for one in found}}))
-        click.echo(f"{len(found)} columns of {len({one.node[0] for one in found})} tables", err=True)
+        tables = {one.node[0] for one in found}
+        click.echo(as_table(found, {table: owners.get(_short(table), "") for table in tables}, promised))
+        hit = sum(table in promised for table in tables)
+        click.echo(
+            f"{len(found)} columns of {len(tables)} tables; {hit} of these have a promise of freshness", err=True
+        )
 
 
 def _short(table: str) -> str:
@@ -189,15 +202,56 @@ def diff(old: Path | None, new: Path, check: bool) -> None:
 
 
 @lineage.command()
+@click.argument("reference", metavar="REF")
+@click.option(
+    "--edges", type=click.Path(path_type=Path), help="Output of `lineage extract`; else data_catalog.lineage."
+)
+@click.option("--declared", is_flag=True, help="Look at what contracts declare alone: needs no warehouse, for CI.")
+@click.option("--check", is_flag=True, help="Exit with status 1 when something breaks.")
+def contracts(reference: str, edges: Path | None, declared: bool, check: bool) -> None:
+    """What the contracts' changes since the Git commit, branch or tag REF break downstream, with the owner of each."""
+    from ..contracts.history import contracts_at
+    from ..contracts.load import load_contracts
+
+    settings = get_settings()
+    old, _ = contracts_at(settings.schemas_dir, reference)
+    new = load_contracts(settings.schemas_dir)
+    known = list(declared_edges(settings, old))
+    if not declared:
+        known += _graph(edges).edges
+    graph = Graph(known)
+    owners = table_owners(settings)
+    broken = 0
+    for column in broken_columns(old.events, new.events):
+        table = f"{settings.project}.{settings.dataset('events')}.{column.event}"
+        click.echo(
+            f"{column.what:9}{table}.{column.name} of {owners.get(_short(table)) or old.events[column.event].owner}"
+        )
+        for one in graph.reach((table, column.name), indirect=True):
+            broken += 1
+            owner = owners.get(_short(one.node[0]))
+            click.echo(f"    breaks {'.'.join(one.node)}{f' of {owner}' if owner else ''}")
+    if not broken:
+        click.echo(f"nothing downstream breaks since {reference}")
+    elif check:
+        raise PlatformError(
+            f"{broken} downstream columns break", fix="keep the columns, or change what reads them first"
+        )
+
+
+@lineage.command()
 @_EDGES
 @click.option(
     "--marks",
     type=click.Path(path_type=Path),
     help='JSON, {"project.dataset.table.column": "email"}; default: contracts.',
 )
-def pii(edges: Path | None, marks: Path | None) -> None:
+@click.option(
+    "--tags", is_flag=True, help="Propose policy tags instead: one JSON object for each column that should have one."
+)
+def pii(edges: Path | None, marks: Path | None, tags: bool) -> None:
     """Where personal data has gone, and where it stops."""
-    from .pii import spread
+    from .pii import proposed_tags, spread
 
     graph = _graph(edges)
     if marks is not None:
@@ -205,6 +259,10 @@ def pii(edges: Path | None, marks: Path | None) -> None:
     else:
         given = contract_marks(get_settings())
     result = spread(graph, given)
+    if tags:
+        for tag in proposed_tags(result.findings, get_settings().project, get_settings().policy_tag):
+            click.echo(json.dumps(tag, ensure_ascii=False))
+        return
     for finding in result.findings:
         via = " → ".join(".".join(edge.target) for edge in finding.path[:-1])
         click.echo(

@@ -239,11 +239,20 @@ def asset_node(asset: str) -> str:
     return f"dagster.{asset}"
 
 
-def asset_edges(settings: Settings, assets: Iterable[str]) -> Iterator[StoredEdge]:
-    """Dagster asset → all rows of its table."""
-    for asset in sorted(assets):
+def asset_edges(settings: Settings, assets: Mapping[str, str]) -> Iterator[StoredEdge]:
+    """Dagster asset → all rows of its table. `assets`: key → what is promised of its freshness, or nothing."""
+    for asset, promise in sorted(assets.items()):
         if (table := asset_table(settings, asset)) is not None:
-            yield _declared(asset_node(asset), WHOLE_ROW, table, WHOLE_ROW, ASSET, kind="INDIRECT", expression=asset)
+            yield _declared(asset_node(asset), WHOLE_ROW, table, WHOLE_ROW, ASSET, kind="INDIRECT", expression=promise)
+
+
+def promises(settings: Settings, edges: Iterable[StoredEdge]) -> dict[str, str]:
+    """Table → what is promised of its freshness: by its asset's policy, else by its contract's objective."""
+    found = {edge.target_table or "": edge.expression for edge in edges if edge.subtype == ASSET and edge.expression}
+    for contract in load_collections_leniently(settings.schemas_dir)[0].contracts.values():
+        table = f"{settings.project}.{settings.dataset('mongo')}.{collection_table(contract)}"
+        found[table] = f"{contract.freshness_minutes} min"
+    return found
 
 
 def _names_in(expression: str) -> set[str]:
@@ -283,7 +292,8 @@ def _declared(
     masking: bool = False,
     expression: str = "",
 ) -> StoredEdge:
-    return StoredEdge(source, path, target, column, kind, subtype, masking, expression or path, 1.0, CONTRACT)
+    said = expression or ("" if subtype == ASSET else path)
+    return StoredEdge(source, path, target, column, kind, subtype, masking, said, 1.0, CONTRACT)
 
 
 def refined(edges: Iterable[StoredEdge]) -> list[StoredEdge]:

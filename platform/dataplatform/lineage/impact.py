@@ -12,12 +12,15 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from ..errors import PlatformError
 from .edges import WHOLE_ROW
+
+if TYPE_CHECKING:
+    from ..contracts.events import EventContract
 
 Node = tuple[str, str]
 """(table, column path)"""
@@ -281,6 +284,27 @@ def changes(old: Iterable[StoredEdge], new: Iterable[StoredEdge]) -> list[Change
     return found
 
 
+@dataclass(frozen=True)
+class BrokenColumn:
+    """A column of an event's table that its contract gives no more, or gives as another type."""
+
+    event: str
+    name: str
+    what: Literal["gone", "retyped"]
+
+
+def broken_columns(old: Mapping[str, EventContract], new: Mapping[str, EventContract]) -> Iterator[BrokenColumn]:
+    """Columns of events that readers cannot rely on any more."""
+    for event, before in old.items():
+        after = new.get(event)
+        now = {column.name: (column.field.type, column.field.repeated) for column in after.columns} if after else {}
+        for column in before.columns:
+            if column.name not in now:
+                yield BrokenColumn(event, column.name, "gone")
+            elif now[column.name] != (column.field.type, column.field.repeated):
+                yield BrokenColumn(event, column.name, "retyped")
+
+
 def _sources(edges: Iterable[StoredEdge]) -> dict[Node, set[Node]]:
     found: dict[Node, set[Node]] = {}
     for edge in edges:
@@ -326,14 +350,21 @@ def parse_node(text: str) -> Node:
     return ".".join([*parts[:2], general_table(parts[2])]), ".".join(parts[3:])
 
 
-def as_table(found: list[Reached], owners: Mapping[str, str] | None = None) -> str:
-    """One line for each column: distance, column, how, whose it is, the query."""
-    lines = [f"{'depth':>5}  {'column':60} {'by':20} {'owner':12} job"]
+def as_table(
+    found: list[Reached], owners: Mapping[str, str] | None = None, promised: Mapping[str, str] | None = None
+) -> str:
+    """One line for each column: distance, column, how, whose it is, what is promised of its freshness, the query and when it ran last.
+
+    `owners` and `promised` are by table.
+    """
+    lines = [f"{'depth':>5}  {'column':60} {'by':20} {'owner':12} {'fresh within':12} {'last use':16} job"]
     for one in found:
         assert one.edge is not None
         how = one.edge.subtype.lower() + (" masked" if one.edge.masking else "")
-        owner = (owners or {}).get(one.node[0], "")
-        lines.append(f"{one.depth:>5}  {'.'.join(one.node):60} {how:20} {owner:12} {one.edge.job_id or ''}".rstrip())
+        owner, promise = (owners or {}).get(one.node[0], ""), (promised or {}).get(one.node[0], "")
+        last = (one.edge.last_seen or "")[:16].replace("T", " ")
+        line = f"{one.depth:>5}  {'.'.join(one.node):60} {how:20} {owner:12} {promise:12} {last:16} {one.edge.job_id or ''}"
+        lines.append(line.rstrip())
     return "\n".join(lines)
 
 
@@ -345,6 +376,7 @@ def as_records(found: list[Reached]) -> list[dict[str, object]]:
             "column": one.node[1],
             "depth": one.depth,
             "indirect": one.indirect,
+            "last_use": one.edge.last_seen if one.edge is not None else None,
             "path": [
                 {
                     "column": ".".join(step.node),

@@ -171,3 +171,22 @@ def forbidden(findings: Iterable[Finding], allowed: Mapping[str, frozenset[str]]
         if policy is not None and one.mark not in policy:
             found.append(one)
     return found
+
+
+def proposed_tags(findings: Iterable[Finding], project: str, tag: str | None) -> list[dict[str, object]]:
+    """A policy tag for each column of our project that holds personal data by its origin, with the reason; for people to decide.
+
+    `tag` is the resource name from the settings; without one the kind of data stands in its place.
+    """
+    proposed: dict[Node, dict[str, object]] = {}
+    for one in findings:
+        table, column = one.node
+        if table.startswith(f"{project}.") and one.node not in proposed:
+            proposed[one.node] = {
+                "table": table,
+                "column": column,
+                "policy_tag": tag or one.mark,
+                "because": f"{one.mark} from {'.'.join(one.origin)}",
+                "confidence": one.confidence,
+            }
+    return [proposed[node] for node in sorted(proposed)]

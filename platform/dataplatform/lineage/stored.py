@@ -294,14 +294,16 @@ def _replace_edges(warehouse: Warehouse, fingerprints: list[str], rows: list[dic
     )
 
 
-def declare(warehouse: Warehouse, settings: Settings, contracts: Contracts, assets: Iterable[str] = ()) -> int:
-    """Store the edges that contracts declare, those of `assets` (keys with slashes), and those of our own tables; the number of them."""
+def declare(
+    warehouse: Warehouse, settings: Settings, contracts: Contracts, assets: Mapping[str, str] | None = None
+) -> int:
+    """Store the edges that contracts declare, those of `assets` (see `asset_edges`), and those of our own tables; the number of them."""
     prepare(warehouse)
     rows = [
         _edge_row(DECLARED, edge)
         for edge in (
             *declared_edges(settings, contracts, discovered_schemas(warehouse)),
-            *asset_edges(settings, assets),
+            *asset_edges(settings, assets or {}),
             *own_edges(warehouse),
         )
     ]
