@@ -12,6 +12,7 @@ import gzip
 import logging
 import sqlite3
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -47,8 +48,12 @@ from .sources import open_state
 EVENTS_STREAM = "events"
 DECISIONS_STREAM = "decisions"
 BATCH = 5_000
+FRESH_HOURS = 2
+"""Hours in which new files are looked for with every look."""
 REREAD_HOURS = 26
-"""Hours in which new files are looked for again and again; older ones are read once, at the start."""
+"""Hours in which new files are looked for once a minute; older ones are read once, at the start."""
+REREAD_SECONDS = 60.0
+MAX_FOLDERS = 500
 log = logging.getLogger(__name__)
 
 
@@ -82,6 +87,7 @@ class Feed:
             if name in self.readers
         }
         self._started = False
+        self._reread_at = 0.0
 
     def run_once(self) -> int:
         """Read every finished file that was not read; gives the number of events that were new to the features."""
@@ -93,13 +99,14 @@ class Feed:
         states = self.states.values()
         if self._files.reset_unless("".join(f"{state.definition}{state.identity}" for state in states)):
             self._started = False
-        applied = self._read(self.landing, "", self.events)
+        since = self._since()
+        applied = self._read(self.landing, "", self.events, since)
         for state in states:
             if not state.built:
                 state.mark_built()
         for name, landing in self.collections.items():
-            self._read(landing, f"{name}/", partial(self.changes, name))
-        self._read(self.decisions_landing, "decisions/", self.decisions)
+            self._read(landing, f"{name}/", partial(self.changes, name), since)
+        self._read(self.decisions_landing, "decisions/", self.decisions, since)
         self.deliver()
         self._started = True
         return applied
@@ -155,11 +162,20 @@ class Feed:
         self.box.close()
         self._files.close()
 
-    def _read(self, landing: Landing, prefix: str, apply: Callable[[bytes], int]) -> int:
-        since = datetime.now(UTC) - timedelta(hours=REREAD_HOURS)
+    def _since(self) -> datetime | None:
+        """From which hour on this look is for new files; None for all."""
+        if not self._started:
+            return None
+        hours = FRESH_HOURS
+        if time.monotonic() - self._reread_at >= REREAD_SECONDS:
+            self._reread_at = time.monotonic()
+            hours = REREAD_HOURS
+        return datetime.now(UTC) - timedelta(hours=hours)
+
+    def _read(self, landing: Landing, prefix: str, apply: Callable[[bytes], int], since: datetime | None) -> int:
         applied = 0
         for hour in landing.hours():
-            if self._started and hour < since:
+            if since is not None and hour < since:
                 continue
             for file in landing.files(hour):
                 name = f"{prefix}{file.name}"
@@ -308,29 +324,43 @@ def _column(value: Any, held: str) -> Fact:
 
 
 class _FilesRead:
-    """Which landed files were applied."""
+    """Which landed files were applied. Memory holds those of the folders that were asked for last."""
 
     def __init__(self, path: Path) -> None:
         self._database = sqlite3.connect(path, isolation_level=None)
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY) WITHOUT ROWID")
         self._database.execute("CREATE TABLE IF NOT EXISTS definition (text TEXT)")
+        self._folders: OrderedDict[str, set[str]] = OrderedDict()
 
     def reset_unless(self, definition: str) -> bool:
         """Read everything again (True) when a definition has changed or a state was lost: it is empty."""
         row = self._database.execute("SELECT text FROM definition").fetchone()
         if row is not None and row[0] == definition:
             return False
+        self._folders.clear()
         self._database.execute("DELETE FROM files")
         self._database.execute("DELETE FROM definition")
         self._database.execute("INSERT INTO definition VALUES (?)", (definition,))
         return True
 
     def is_read(self, name: str) -> bool:
-        return self._database.execute("SELECT 1 FROM files WHERE name = ?", (name,)).fetchone() is not None
+        folder = name.rpartition("/")[0]
+        names = self._folders.get(folder)
+        if names is None:
+            rows = self._database.execute(
+                "SELECT name FROM files WHERE name > ? AND name < ?", (f"{folder}/", f"{folder}0")
+            )
+            names = self._folders[folder] = {row[0] for row in rows}  # "0" comes after "/"
+            if len(self._folders) > MAX_FOLDERS:
+                self._folders.popitem(last=False)
+        return name in names
 
     def note(self, name: str) -> None:
         self._database.execute("INSERT OR IGNORE INTO files VALUES (?)", (name,))
+        names = self._folders.get(name.rpartition("/")[0])
+        if names is not None:
+            names.add(name)
 
     def close(self) -> None:
         self._database.close()
