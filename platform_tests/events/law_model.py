@@ -211,14 +211,19 @@ def _convert_one(field: Field, value: Any) -> Any:
 
 
 def extra(fields: tuple[Field, ...], value: Any) -> Any:
-    """Keys that the contract does not know, nested as they were sent; None where there are none."""
+    """Keys that the contract does not know, nested as they were sent; None where there are none.
+
+    An array of STRUCT has an object for each element, `{}` where it is as the contract knows it.
+    """
     known = {f.name: f for f in fields}
     found: Row = {}
     for key, item in value.items():
         if key not in known:
             found[key] = plain(item)
-        elif known[key].type == "STRUCT" and isinstance(item, dict) and (inner := extra(known[key].fields, item)):
-            found[key] = inner
+        elif known[key].type == "STRUCT" and item is not None:
+            nested = [extra(known[key].fields, one) or {} for one in (item if known[key].repeated else [item])]
+            if any(nested):
+                found[key] = nested if known[key].repeated else nested[0]
     return found or None
 
 
@@ -287,7 +292,10 @@ def valid_value(field: Field, rng: random.Random) -> Any:
         case "JSON":
             return rng.choice([1, "x", [1, {"a": None}], {"k": [True]}])
         case _:
-            return {f.name: valid_value(f, rng) for f in field.fields if f.required or rng.random() < 0.7}
+            value = {f.name: valid_value(f, rng) for f in field.fields if f.required or rng.random() < 0.7}
+            return value | (
+                {"unheard_of": rng.choice([1, "x", {"deep": [1, None]}, None])} if rng.random() < 0.2 else {}
+            )
 
 
 def random_payload(
