@@ -363,7 +363,7 @@ class Capture:
             def note(state: UnitState) -> None:
                 state.oplog_first, state.oplog_filled, state.oplog_asked_at = first, filled, now
 
-            with contextlib.suppress(FencedError):  # which the stream finds as well, and says
+            with contextlib.suppress(FencedError):  # which the stream finds as well, and says; or all has ended
                 self.positions.commit(note)
 
         self._oplog = threading.Thread(target=ask, name=f"oplog-{self.unit.name}", daemon=True)
@@ -440,9 +440,10 @@ class Capture:
 
     def _end_snapshots(self) -> None:
         self._snapshots_stop.set()
-        for thread in (self._snapshots, self._oplog):
-            if thread is not None:
-                thread.join(timeout=30)
+        if self._snapshots is not None:
+            self._snapshots.join(timeout=30)
+        if self._oplog is not None:
+            self._oplog.join(timeout=2)
 
 
 def _want_snapshot(

@@ -367,9 +367,11 @@ class CollectionHours:
             history = sql.history_sql(
                 tables, _iso(applied.start), _iso(applied.end), {at: _iso(hour) for at, hour in hours.items()}
             )
-            self._query(applied, history, "cdc_history")
             raw = sql.raw_sql(tables, buckets, barrier, sweep=sweep, keep_deleted=keep)
-            self._query(applied, raw, "cdc_raw")
+            with ThreadPoolExecutor(1) as beside:
+                told = beside.submit(self._query, applied, history, "cdc_history")
+                self._query(applied, raw, "cdc_raw")
+                told.result()
         spec = typed_spec(contract, evolution.root, self.settings.policy_tag)
         applied.columns = [dict(column) for column in spec.schema]
         if evolution.rewrite:

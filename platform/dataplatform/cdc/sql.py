@@ -155,14 +155,19 @@ def is_object(text: str) -> str:
 # What is left over.
 
 
-def unmapped_sql(root: Node, source: str) -> str:
-    """Expression of `_unmapped`: a JSON object of everything below the document that no column holds, or NULL."""
+def unmapped_sql(root: Node, source: str, alias: str | None = None) -> str:
+    """Expression of `_unmapped`: a JSON object of everything below the document that no column holds, or NULL.
+
+    `alias`: of a table that has the fields of the first level as columns (`field_columns`); else they are read from `source`.
+    """
     parts: list[tuple[str, tuple[str, ...], str]] = []
     own = _own_failure(root, source)
     if own is not None:
         parts.append((own, (), source))
-    for child in root.fields:
-        parts += [(test, path, _query(source, path)) for test, path in _failures(child, source, (child.key,), 0)]
+    for number, child in enumerate(root.fields):
+        field, path = (source, (child.key,)) if alias is None else (f"{alias}._f{number}", ())
+        for test, below in _failures(child, field, path, 0):
+            parts.append((test, below if alias is None else (child.key, *below), _query(field, below)))
     if not parts:
         return "CAST(NULL AS JSON)"
     items = ",\n      ".join(
@@ -216,9 +221,15 @@ def _own_failure(node: Node, source: str) -> str | None:
 # Statements.
 
 
-def columns_sql(root: Node, source: str) -> list[tuple[str, str]]:
-    """(column, expression) of every field of the document."""
-    return [(node.column, value_sql(node, source, (node.key,))) for node in root.fields]
+def field_columns(root: Node, source: str) -> str:
+    """Select list that takes the fields of the first level out of the document, each once: what is made of them then reads
+    short texts and not the document again and again."""
+    return "".join(f", {_query(source, (node.key,))} AS _f{number}" for number, node in enumerate(root.fields))
+
+
+def columns_sql(root: Node, alias: str) -> list[tuple[str, str]]:
+    """(column, expression) of every field of the document, over a table that has `field_columns`."""
+    return [(node.column, value_sql(node, f"{alias}._f{number}", ())) for number, node in enumerate(root.fields)]
 
 
 def newest_script(tables: Tables, barrier: str, *, keep_deleted: bool) -> str:
@@ -393,12 +404,12 @@ def typed_sql(
     deletion there. Only keys and positions of the named partitions are read for that; with `keep_deleted` also what the
     raw table keeps of deleted documents, which is what their typed rows are made of.
     """
-    fields = columns_sql(root, "n.document")
+    fields = columns_sql(root, "n")
     select = "".join(f",\n    {expression} AS `{column}`" for column, expression in fields)
     names = ["_position", "_changed_at", "_captured_at", "_deleted", "_unmapped", *(column for column, _ in fields)]
     insert = ["_id", "_bucket", *names]
     here = f"\n  AND t._bucket IN ({dates(buckets)})"
-    there = f"\n      AND r.bucket IN ({dates(buckets)})"
+    there = f"\n        AND r.bucket IN ({dates(buckets)})"
     assign = ", ".join(f"`{name}` = s.`{name}`" for name in names)
     if keep_deleted:
         gone = kept = ""
@@ -427,12 +438,15 @@ USING (
     n.changed_at AS _changed_at,
     n.captured_at AS _captured_at,
     n.deleted AS _deleted,
-    {unmapped_sql(root, "n.document")} AS _unmapped{select}
+    {unmapped_sql(root, "n.document", "n")} AS _unmapped{select}
   FROM (
-    SELECT n._id, n.bucket, {state}
-    FROM `{tables.newest}` AS n
-    JOIN `{tables.raw}` AS r
-      ON r._id = n._id AND r.bucket = n.bucket AND {newest}{there}
+    SELECT n.*{field_columns(root, "n.document")}
+    FROM (
+      SELECT n._id, n.bucket, {state}
+      FROM `{tables.newest}` AS n
+      JOIN `{tables.raw}` AS r
+        ON r._id = n._id AND r.bucket = n.bucket AND {newest}{there}
+    ) AS n
   ) AS n
 ) AS s
 ON t._id = s._id AND t._bucket = s._bucket{here}
@@ -445,7 +459,7 @@ WHEN NOT MATCHED{kept} THEN
 
 def rebuild_sql(tables: Tables, root: Node, *, keep_deleted: bool) -> str:
     """Build the whole typed table anew from the raw one: what a change that BigQuery cannot make in place needs."""
-    fields = columns_sql(root, "n.document")
+    fields = columns_sql(root, "n")
     own = {
         "_id": "n._id",
         "_position": "n.position",
@@ -453,7 +467,7 @@ def rebuild_sql(tables: Tables, root: Node, *, keep_deleted: bool) -> str:
         "_captured_at": "n.captured_at",
         "_deleted": "n.deleted",
         "_bucket": "n.bucket",
-        "_unmapped": unmapped_sql(root, "n.document"),
+        "_unmapped": unmapped_sql(root, "n.document", "n"),
     }
     select = ",\n  ".join(f"{expression} AS `{column}`" for column, expression in (*own.items(), *fields))
     if keep_deleted:
@@ -462,14 +476,17 @@ def rebuild_sql(tables: Tables, root: Node, *, keep_deleted: bool) -> str:
             f"(SELECT _id, {document}, deleted, position, changed_at, captured_at, bucket FROM `{tables.raw}`) AS n"
         )
     else:
-        source = f"`{tables.raw}` AS n\nWHERE NOT n.deleted"
+        source = f"(SELECT * FROM `{tables.raw}` WHERE NOT deleted) AS n"
     return f"""\
 CREATE OR REPLACE TABLE `{tables.typed}`
 PARTITION BY DATE_TRUNC(_bucket, MONTH)
 CLUSTER BY _id AS
 SELECT
   {select}
-FROM {source}
+FROM (
+  SELECT n.*{field_columns(root, "n.document")}
+  FROM {source}
+) AS n
 """
 
 

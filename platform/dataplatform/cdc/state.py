@@ -294,7 +294,8 @@ class PositionFile:
         with self.lock:
             state = _decoder.decode(_encode(self.state))
             change(state)
-            assert state.holder is not None
+            if state.holder is None:  # given up, while a thread was still asking the source
+                raise self._fenced()
             state.holder = Holder.this(state.holder.owner)
             state.committed_at = datetime.now(UTC)
             try:
