@@ -39,13 +39,17 @@ def test_help_does_not_import_the_rooms():
 
 
 def test_mistakes_are_told_without_a_traceback(tmp_path):
-    for variables, said in [
-        ({"DATAPLATFORM_ENV": "aws"}, "DATAPLATFORM_ENV"),
-        ({"DATAPLATFORM_FIRST_HOUR": "yesterday"}, "DATAPLATFORM_FIRST_HOUR"),
-        ({"DATAPLATFORM_ENV": "gcp"}, "DATAPLATFORM_FIRST_HOUR"),
+    (tmp_path / "file").write_text("")
+    for command, variables, said in [
+        ("status", {"DATAPLATFORM_ENV": "aws"}, "DATAPLATFORM_ENV"),
+        ("status", {"DATAPLATFORM_FIRST_HOUR": "yesterday"}, "DATAPLATFORM_FIRST_HOUR"),
+        ("status", {"DATAPLATFORM_ENV": "gcp"}, "DATAPLATFORM_FIRST_HOUR"),
+        ("status", {"DATAPLATFORM_COLLECTOR_PROT": "1"}, "did you mean DATAPLATFORM_COLLECTOR_PORT?"),
+        ("up", {"DATAPLATFORM_DATA_DIR": str(tmp_path / "file")}, f"{tmp_path}/file/stack.json: cannot be read"),
+        ("up", {"DATAPLATFORM_DATA_DIR": "/proc/nowhere"}, "/proc/nowhere: cannot be written"),
     ]:
         environment = {**os.environ, "DATAPLATFORM_DATA_DIR": str(tmp_path), **variables}
-        done = subprocess.run([PROGRAM, "status"], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run([PROGRAM, command], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert said in done.stderr
         assert "Traceback" not in done.stderr

@@ -148,7 +148,9 @@ def _interrupt(number: int, _frame: object) -> None:
 @click.command("catch-up")
 @click.option(
     "--until",
-    type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M%z", "%Y-%m-%dT%H%z", "%Y-%m-%d"]),
+    type=click.DateTime(
+        [f"%Y-%m-%d{time}{zone}" for time in ("T%H:%M:%S", "T%H:%M", "T%H") for zone in ("%z", "")] + ["%Y-%m-%d"]
+    ),
     help="Close and materialise hours that end at or before this (UTC unless it says otherwise); default now.",
 )
 @click.option("--select", "selection", help='Dagster asset selection, such as key:"events/*"; the rest stays due.')

@@ -213,6 +213,10 @@ def select(definitions: dg.Definitions, due: Sequence[Due], selection: str) -> l
             where=selection,
             fix='write it as in Dagster\'s interface, such as key:"events/*" or tag:service=chat',
         ) from error
+    if not keys:
+        raise PlatformError(
+            "no asset is meant by it", where=selection, fix='such as key:"events/*" or tag:service=chat'
+        )
     chosen = {key.to_user_string() for key in keys}
     parts = []
     for piece in due:

@@ -107,7 +107,7 @@ def diff(root: Path, reference: str) -> None:
         raise PlatformError(
             f"breaking changes without a new major version: {', '.join(broken)}",
             where=str(root),
-            fix="undo them; write the new form as a contract of its own, with the next major version, in <name>_v<major>.yaml",
+            fix="undo them, or write the new form as a contract of its own, with the next major version, in <name>_v<major>.yaml",
         )
     click.echo(f"{_count(len(changes), 'contract')} changed since {reference}, nothing breaking")
 

@@ -438,12 +438,13 @@ def _vocabulary_mistakes(data: Any, vocabulary: Vocabulary | None, owners: Mappi
             word = data.get(key)
             if isinstance(word, str) and word not in words:
                 near = _did_you_mean(word, words)
-                fix = f"{near} Otherwise add it".strip() + f" to `{key}s` in {VOCABULARY_FILE}, with what it means"
+                fix = f"{near} Otherwise add it" if near else "add it"
+                fix += f" to `{key}s` in {VOCABULARY_FILE}, with what it means"
                 mistakes.append(Mistake((key,), f"unknown_{key}", f"`{word}` is not in the vocabulary", fix))
     owner = data.get("owner")
     if owners is not None and isinstance(owner, str) and owner not in owners:
         near = _did_you_mean(owner, owners)
-        fix = f"{near} Otherwise add the team".strip() + f" to {OWNERS_FILE}"
+        fix = (f"{near} Otherwise add the team" if near else "add the team") + f" to {OWNERS_FILE}"
         mistakes.append(Mistake(("owner",), "unknown_owner", f"`{owner}` is not among the owners", fix))
     return mistakes
 

@@ -67,7 +67,9 @@ def status(as_json: bool) -> None:
 @click.command()
 @click.argument("service", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on printing until Ctrl-C.")
-@click.option("-n", "--lines", default=50, show_default=True, help="Lines of the past, of each service.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(0), default=50, show_default=True, help="Lines of the past, of each service."
+)
 def logs(service: str | None, follow: bool, lines: int) -> None:
     """What the services (or one of them, or `supervisor`) print."""
     folder = _local_settings().data_dir / "logs"

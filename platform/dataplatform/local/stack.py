@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..errors import PlatformError
 from ..settings import STACK_FILE
 from .services import SERVICES
 
@@ -87,9 +88,20 @@ def is_running(data_dir: Path) -> bool:
 
 @contextmanager
 def changing(data_dir: Path) -> Iterator[None]:
-    """Hold the right to start or change the stack: of two commands at once the second waits."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / "change.lock").open("ab") as lock:
+    """Hold the right to start or change the stack: of two commands at once the second waits.
+
+    Raises PlatformError where the folder cannot be made or written.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        file = (data_dir / "change.lock").open("ab")
+    except OSError as error:
+        raise PlatformError(
+            f"cannot be written: {error.strerror}",
+            where=str(data_dir),
+            fix="set DATAPLATFORM_DATA_DIR to a folder of your own",
+        ) from error
+    with file as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
