@@ -10,6 +10,8 @@ of its jobs, and `runs`, the number of them. A statement's time limit is held by
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
@@ -71,6 +73,7 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=10.0, help="time limit of a statement")
     arguments.add_argument("--partitions", type=int, default=0, help="tasks that resolve; default: Spark's parallelism")
     chosen = arguments.parse_args()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # on one machine the workers need what the driver has
     spark = SparkSession.builder.appName("dataplatform lineage").getOrCreate()
     context = spark.sparkContext
     context.addFile(chosen.schemas)
