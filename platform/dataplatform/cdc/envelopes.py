@@ -114,7 +114,7 @@ class EnvelopeReader:
             document,
             time=cluster,
             milliseconds=int(wall) if wall else milliseconds,
-            update=None if change is None else json.dumps(change, ensure_ascii=False, separators=(",", ":")),
+            update=_description(change),
             transaction=_transaction(source),
         )
 
@@ -140,7 +140,7 @@ class EnvelopeReader:
             _document(data.get("fullDocument")),
             time=cluster,
             milliseconds=milliseconds,
-            update=None if change is None else json.dumps(change, ensure_ascii=False, separators=(",", ":")),
+            update=_description(change),
         )
 
     def _record(
@@ -233,6 +233,25 @@ def _document(text: Any) -> dict[str, Any] | None:
         return None
     found = parse(text if isinstance(text, str) else json.dumps(text))
     return found if isinstance(found, dict) else None
+
+
+def _description(change: Any) -> str | None:
+    """The description of an update as a change stream tells it; the envelopes hold parts of it as texts."""
+    if isinstance(change, str):
+        change = json.loads(change) if change else None
+    if not change:
+        return None
+    truncated = [
+        {"field": one["field"], "newSize": int(one.get("newSize", one.get("size", 0)))}
+        for one in change.get("truncatedArrays") or []
+    ]
+    return canonical(
+        {
+            "updatedFields": _document(change.get("updatedFields")) or {},
+            "removedFields": list(change.get("removedFields") or []),
+            "truncatedArrays": truncated,
+        }
+    )
 
 
 def _must(document: dict[str, Any] | None, where: str) -> dict[str, Any]:

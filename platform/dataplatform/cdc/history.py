@@ -81,7 +81,7 @@ def apply_update(document: Mapping[str, Any], description: Mapping[str, Any]) ->
                 holder.append(value)
             else:
                 holder[key] = value
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return None
     return result
 
