@@ -34,7 +34,8 @@ from ..errors import PlatformError
 from ..events.received import Record as Received
 from ..events.verdict import Judge
 from ..fraud.cases import Cases
-from ..fraud.catalog import OPERATIONS, Catalog, load_catalog
+from ..fraud.catalog import Catalog, load_catalog
+from ..fraud.documents import OPERATIONS
 from ..fraud.moments import Event, lookup, read_column
 from ..fraud.tree import Fact
 from ..fraud.values import ValueProblem, micros, time_text

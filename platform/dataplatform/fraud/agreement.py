@@ -10,7 +10,7 @@ from .features import EntityFeatures, Feature
 from .history import warehouse_source
 from .moments import Event, Moment
 from .online import features_in_order
-from .tables import DATASET
+from .tables import DATASET, source_tables
 from .values import micros
 
 SAMPLE_KEYS = 15
@@ -84,7 +84,7 @@ def _events(
 ) -> list[Event]:
     """All events of a kind that the features of these rows can see."""
     bys = sorted({by for each, by in entity.streams if each == event})
-    source = warehouse_source(f"`{warehouse.table_id('events', event)}`", event, entity, "@start", "@end")
+    source = warehouse_source(source_tables(warehouse, entity)[event], event, entity, "@start", "@end")
     seen = " OR ".join(f"CAST(e.{by} AS STRING) IN UNNEST(@keys)" for by in bys)
     found = warehouse.query(
         f"SELECT * FROM {source.sql} AS e WHERE {seen}",

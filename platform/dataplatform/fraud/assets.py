@@ -15,6 +15,8 @@ from ..warehouse.client import Warehouse
 from ..warehouse.tables import ensure
 from .agreement import compare
 from .catalog import FEATURES_FOLDER, POLICIES_FOLDER, Catalog, load_catalog
+from .documents import DATASET as CHANGES
+from .documents import is_collection, raw_table
 from .drift import drift, feature_spans
 from .due import DAY, NO_PARTITION, FraudStream, definition_digest, features_key, policy_key
 from .fact_types import TypedPolicy
@@ -69,7 +71,7 @@ def features_asset(stream: FraudStream, entity: EntityFeatures, owners: dict[str
 
     @dg.asset(
         key=features_key(entity.entity).split("/"),
-        deps=[["events", event] for event in events],
+        deps=[[CHANGES, raw_table(event)] if is_collection(event) else ["events", event] for event in events],
         description=f"{entity.description} Features at the end of the day.",
         group_name="fraud",
         kinds={"bigquery", "table"},

@@ -14,10 +14,12 @@ from typing import Any
 from ..errors import PlatformError
 from ..warehouse.client import Warehouse, WarehouseError
 from .catalog import Catalog
+from .documents import is_collection
 from .fact_types import TypedPolicy
 from .features import EntityFeatures
 from .history import Source, history_statement, warehouse_source
 from .policy_sql import FactColumn, column_value, policy_statement, rule_bit, table_column
+from .tables import source_tables
 from .tree import LEVELS, RANK, Scalar
 from .values import plain_value
 
@@ -56,7 +58,7 @@ def run_backtest(warehouse: Warehouse, catalog: Catalog, asked: Backtest, labels
         )
     for entity in catalog.roles(policy).values():
         for event, _ in entity.streams:
-            if event not in warehouse.tables(EVENTS):
+            if not is_collection(event) and event not in warehouse.tables(EVENTS):
                 make_empty(warehouse, catalog, event)
     if labels is None and "labels" in warehouse.tables("fraud"):
         labels = f"`{warehouse.table_id('fraud', 'labels')}`"
@@ -106,8 +108,8 @@ def statements(
         if role not in keys or not wanted.features:
             continue
         sources: dict[str, Source] = {
-            event: warehouse_source(f"`{warehouse.table_id(EVENTS, event)}`", event, wanted, "@start", "@end")
-            for event, _ in wanted.streams
+            event: warehouse_source(table, event, wanted, "@start", "@end")
+            for event, table in source_tables(warehouse, wanted).items()
         }
         moments = (
             f"(SELECT event_id, CAST({keys[role]} AS STRING) AS entity_key, UNIX_MICROS(occurred_at) AS moment"

@@ -8,6 +8,7 @@ from ..contracts.collections import CollectionContract, load_collections
 from ..contracts.errors import ContractError, Problem
 from ..contracts.events import EventContract
 from ..contracts.load import Contracts, load_contracts
+from .documents import DOCUMENT_ID, OPERATION, OPERATIONS
 from .fact_types import DeclaredFact, TypedPolicy
 from .features import EntityFeatures, load_entities
 from .policies import key_columns, load_policies
@@ -24,8 +25,6 @@ ENVELOPE: Mapping[str, str] = {
     "app_version": "STRING",
 }
 """Columns of every event that features and policies may read."""
-OPERATIONS = ("insert", "update", "replace", "delete")
-"""Changes that policies judge; what a snapshot reads has not happened now."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,13 @@ def load_catalog(schemas: Path, contracts: Contracts | None = None) -> Catalog:
     columns = {name: event_columns(contract) for name, contract in contracts.events.items()}
     problems: list[Problem] = []
     entities: dict[str, EntityFeatures] = {}
+    columns |= {name: change_columns(each) for name, each in load_collections(schemas).contracts.items()}
     try:
         entities = load_entities(schemas / FEATURES_FOLDER, events=columns)
     except ContractError as error:
         problems += error.problems
     problems += _owners(schemas / FEATURES_FOLDER, entities, contracts)
     policies: dict[str, TypedPolicy] = {}
-    columns |= {name: change_columns(each) for name, each in load_collections(schemas).contracts.items()}
     if not problems:
         # Policies read features: without these every fact of theirs would be told as unknown.
         try:
@@ -84,8 +83,8 @@ def change_columns(contract: CollectionContract) -> dict[str, DeclaredFact]:
     A path `seller.name` is the fact `seller__name`. Fields of lists, and those without a type, cannot be compared.
     """
     columns = {
-        "operation": DeclaredFact("STRING", "", "change", OPERATIONS),
-        "document_id": DeclaredFact("STRING", "", "change"),
+        OPERATION: DeclaredFact("STRING", "", "change", OPERATIONS),
+        DOCUMENT_ID: DeclaredFact("STRING", "", "change"),
     }
     for field in contract.fields:
         if field.type in VALUE_TYPES and not field.repeated:

@@ -5,7 +5,7 @@ of the landing say what it would be made from now. So whoever asks, and however 
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
@@ -18,6 +18,8 @@ from ..warehouse.client import Warehouse
 from ..warehouse.tables import TableSpec, ensure
 from .cases import Cases
 from .catalog import Catalog
+from .documents import DATASET as CHANGES
+from .documents import is_collection
 from .features import EntityFeatures
 from .labels import LABELS
 from .parameters import ParameterStore, database_url
@@ -148,7 +150,7 @@ class FraudStream:
     def feature_digests(self, end: datetime) -> dict[tuple[str, datetime], tuple[str, bool]]:
         """What each day of features is made from (its definition, and the ledger of its events), and whether the day is over.
 
-        The ledger counts from the day's longest window on. A day is over when its last hour is in the ledger.
+        The ledger counts from the day's longest window on, and so do the hours of captured collections. A day is over when its last hour is in the ledger.
         """
         events = sorted({event for entity in self.catalog.entities.values() for event, _ in entity.streams})
         if not events or "ledger" not in self.warehouse.tables("events"):
@@ -168,6 +170,8 @@ GROUP BY 1, 2""",
         for row in rows:
             found.setdefault(row["day"], {})[row["event"]] = _hash(row["made_from"])
             last[row["day"]] = max(row["last"], last.get(row["day"], row["last"]))
+        for day, collection, made_from in self._changes(events, end):
+            found.get(day, {})[collection] = _hash(made_from)
         digests: dict[tuple[str, datetime], tuple[str, bool]] = {}
         for entity in self.catalog.entities.values():
             definition = definition_digest(entity)
@@ -192,6 +196,21 @@ GROUP BY 1, 2""",
             day for (each, day), (digest, _) in digests.items() if each == asset and noted.get((each, day)) == digest
         ]
         return max(days, default=None)
+
+    def _changes(self, events: Iterable[str], end: datetime) -> Iterator[tuple[datetime, str, str]]:
+        """Day, collection, and what its changes of the day were applied from."""
+        collections = [event for event in events if is_collection(event)]
+        if not collections or "hours" not in self.warehouse.tables(CHANGES):
+            return
+        for row in self.warehouse.query(
+            "SELECT TIMESTAMP_TRUNC(hour, DAY) AS day, collection,"
+            " STRING_AGG(CONCAT(FORMAT_TIMESTAMP('%H', hour), ' ', digest), ',' ORDER BY hour, digest) AS made_from\n"
+            f"FROM `{self.warehouse.table_id(CHANGES, 'hours')}`\n"
+            "WHERE hour >= @start AND hour < @end AND collection IN UNNEST(@collections)\nGROUP BY 1, 2",
+            {"start": self.first_day, "end": max(end, self.first_day), "collections": collections},
+            name="fraud_due",
+        ).rows:
+            yield row["day"], row["collection"], row["made_from"]
 
     # What is due of it.
 

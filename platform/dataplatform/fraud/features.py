@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from ..contracts.errors import ContractError, Problem
 from .document import Document, Step, parse_document, read_document, shown, suggestion
+from .documents import has_plain_name, is_collection
 from .expression import ExpressionError, parse_rule, print_expression
 from .fact_types import DeclaredFact, TypedPolicy, type_policy
 from .tree import (
@@ -67,6 +68,7 @@ _COUNTS = frozenset({"count", "count_distinct"})
 class Feature:
     """One declared feature.
 
+    `event` is the name of an event, or of a collection (`shop.articles`) whose changes are the events.
     `by` is the event's column that holds the entity's key. `window` is in microseconds, None for all of history (only
     for time_since_first). A ratio has `of` and `over`, the names of two features of the file, and no event.
     `no_data` is the value where no event is in the window; None is unknown.
@@ -401,19 +403,34 @@ def _columns(
         known = None if events is None else events.get(event)
         if events is not None and known is None:
             near = suggestion(event, events)
-            fix = f"write {near}" if near else "add its contract to schemas/events"
+            fix = f"write {near}" if near else "add its contract to schemas/events or schemas/collections"
             for index, _ in features:
                 document.report(("features", index, "event"), "unknown_event", f"no event is called {event}", fix)
             continue
+        changes = is_collection(event)
+        if changes and not has_plain_name(event):
+            message = f"the tables of {event} have names of their own"
+            document.report(("features", features[0][0], "event"), "name", message, "features need a plain name")
         types: dict[str, str] = {}
+        for index, feature in features:
+            # A document may have fields that no contract names; an event has none.
+            if known is not None and not changes and feature.by not in known:
+                near = suggestion(feature.by, known)
+                fix = f"write by: {near}" if near else f"add by: one of {', '.join(sorted(known))}"
+                message = f"{event} has no column {feature.by}"
+                document.report(("features", index), "unknown_column", message, fix)
         for name in dict.fromkeys(_read_columns(each for _, each in features)):
-            if known is not None and name not in known:
+            if known is not None and not changes and name not in known:
                 near = suggestion(name, known)
                 index = next(i for i, each in features if name in _read_columns([each]))
                 fix = f"write {near}" if near else f"one of {', '.join(sorted(known))}"
                 document.report(("features", index), "unknown_column", f"{event} has no column {name}", fix)
                 continue
-            types[name] = known[name].type if known is not None else _used_type(document, features, name)
+            if known is not None and name in known:
+                types[name] = known[name].type
+            else:
+                used = _used_type(document, features, name)
+                types[name] = "STRING" if changes and used == "ANY" else used
         columns[event] = types
         _check_columns(document, features, types, known or {})
     return columns

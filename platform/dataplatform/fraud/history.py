@@ -8,6 +8,7 @@ compared as UNIX_MICROS, so that a window ends exactly where it is said to.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from .documents import changes_source, empty_source, is_collection
 from .features import UNITS, EntityFeatures, Feature
 from .policy_sql import FactColumn, filter_sql, table_column, text_literal
 from .tree import Scalar
@@ -68,6 +69,7 @@ def history_statement(
 def warehouse_source(table: str, event: str, entity: EntityFeatures, start: str, end: str) -> Source:
     """The events of a table of the warehouse that moments in [start, end) can see (SQL expressions, TIMESTAMP).
 
+    Of a collection the table is that of its changes, or "" where there is none.
     Only the partitions from the longest window (and a day, for clocks that are wrong) before `start` are read.
     """
     windows = [each.window for stream, found in entity.streams.items() if stream[0] == event for each in found]
@@ -75,28 +77,33 @@ def warehouse_source(table: str, event: str, entity: EntityFeatures, start: str,
     since = "" if longest is None else f"hour >= TIMESTAMP_SUB({start}, INTERVAL {longest // DAY + 2} DAY) AND "
     read = {name: table_column(held, name) for name, held in entity.columns[event].items()}
     keys = {by for each, by in entity.streams if each == event}
+    if is_collection(event):
+        held = dict(entity.columns[event]) | dict.fromkeys(keys, "STRING")
+        where = f"{since}hour < {end}"
+        sql = changes_source(table, held, where) if table else empty_source(held)
+        return Source(f"(\n{sql}\n)", _own_columns(entity.columns[event]))
     # What is calculated from a column gets the column's name here, so that it can be told of either side of a join.
     names = [
         name if name not in read or read[name].forms[0] == name else f"{read[name].forms[0]} AS {name}"
         for name in sorted({*read, *keys})
     ]
-    columns = {
-        name: FactColumn(
-            **{form: name for form in ("integer", "real", "decimal", "plain") if getattr(each, form, None)}
-        )
-        for name, each in read.items()
-    }
     return Source(
         f"(SELECT event_id, UNIX_MICROS(occurred_at) AS happened, UNIX_MICROS(received_at) AS known, {', '.join(names)}"
         f" FROM {table} WHERE {since}hour < {end})",
-        columns,
+        _own_columns(entity.columns[event]),
     )
 
 
 def staged_source(table: str, event: str, entity: EntityFeatures) -> Source:
     """The events of a table that `staged_columns` describes."""
+    columns = _own_columns(entity.columns[event])
+    return Source(f"(SELECT * FROM {table} WHERE event = {text_literal(event)})", columns)
+
+
+def _own_columns(types: Mapping[str, str]) -> dict[str, FactColumn]:
+    """Columns that are called what they are and stand in the form in which features read their types."""
     columns: dict[str, FactColumn] = {}
-    for name, held in entity.columns[event].items():
+    for name, held in types.items():
         if held == "NUMBER":
             columns[name] = FactColumn(integer=f"{name}__integer", real=f"{name}__real")
         elif held in ("INT64", "TIMESTAMP"):
@@ -107,7 +114,7 @@ def staged_source(table: str, event: str, entity: EntityFeatures) -> Source:
             columns[name] = FactColumn(decimal=name)
         else:
             columns[name] = FactColumn(plain=name)
-    return Source(f"(SELECT * FROM {table} WHERE event = {text_literal(event)})", columns)
+    return columns
 
 
 def _stream(

@@ -1,7 +1,7 @@
 """The tables of fraud detection: what they hold, and the statements that replace a day or an hour of them."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,6 +11,8 @@ from ..landing import LandedFile, Landing
 from ..warehouse.client import Warehouse, WarehouseError
 from ..warehouse.tables import TableSpec
 from .catalog import Catalog
+from .documents import DATASET as CHANGES
+from .documents import changes_table, column_sql, is_collection
 from .features import EntityFeatures
 from .history import history_statement, warehouse_source
 from .policy_sql import column_value
@@ -141,17 +143,34 @@ def features_table(entity: EntityFeatures) -> TableSpec:
     )
 
 
+def source_tables(warehouse: Warehouse, entity: EntityFeatures) -> dict[str, str]:
+    """By event, the table that an entity's features are made from; "" of a collection that was never captured."""
+    found = {}
+    captured: Collection[str] | None = None
+    for event in dict.fromkeys(event for event, _ in entity.streams):
+        if not is_collection(event):
+            found[event] = f"`{warehouse.table_id('events', event)}`"
+            continue
+        if captured is None:
+            captured = warehouse.tables(CHANGES)
+        name = changes_table(event)
+        found[event] = f"`{warehouse.table_id(CHANGES, name)}`" if name in captured else ""
+    return found
+
+
 def features_merge(warehouse: Warehouse, entity: EntityFeatures) -> str:
     """Replaces the day @start (until @end): reads the day and, before it, the longest window, whatever history there is."""
-    sources = {
-        event: warehouse_source(f"`{warehouse.table_id('events', event)}`", event, entity, "@start", "@end")
-        for event, _ in entity.streams
-    }
-    keys = "\n  UNION DISTINCT\n  ".join(
-        f"SELECT CAST({by} AS STRING) AS entity_key FROM `{warehouse.table_id('events', event)}`"
-        f" WHERE hour >= @start AND hour < @end AND {by} IS NOT NULL"
-        for event, by in entity.streams
-    )
+    tables = source_tables(warehouse, entity)
+    sources = {event: warehouse_source(tables[event], event, entity, "@start", "@end") for event, _ in entity.streams}
+
+    def keys_of(event: str, by: str) -> str:
+        column = column_sql(by, "STRING") if is_collection(event) else f"CAST({by} AS STRING)"
+        return (
+            f"SELECT DISTINCT {column} AS entity_key FROM {tables[event]}"
+            f" WHERE hour >= @start AND hour < @end AND {column} IS NOT NULL"
+        )
+
+    keys = "\n  UNION DISTINCT\n  ".join(keys_of(event, by) for event, by in entity.streams if tables[event])
     moments = f"(SELECT entity_key, UNIX_MICROS(@end) AS moment FROM (\n  {keys}\n)) AS seen"
     names = ", ".join(each.name for each in entity.features)
     values = ", ".join(f"{column_value(each.type, each.name)} AS {each.name}" for each in entity.features)
@@ -173,7 +192,7 @@ def load_features(
     from .backtest import make_empty
 
     existing = warehouse.tables("events")
-    for event in sorted({event for event, _ in entity.streams}):
+    for event in sorted({event for event, _ in entity.streams if not is_collection(event)}):
         if event not in existing:
             make_empty(warehouse, catalog, event)
     warehouse.query(features_merge(warehouse, entity), {"start": start, "end": end}, name=f"features_{entity.entity}")
