@@ -23,7 +23,7 @@ from dataplatform.cdc.positions import Position
 from dataplatform.cdc.state import landing_of
 from dataplatform.contracts.collections import load_collections
 from dataplatform.decisions.alerts import ALERTS_STREAM, JUDGED_STREAM, Alert, Judged
-from dataplatform.decisions.judge import Record, replay
+from dataplatform.decisions.judge import Answer, Record, Versions, landed_line, replay
 from dataplatform.decisions.service import DecisionService
 from dataplatform.decisions.stream import Feed
 from dataplatform.events.received import Record as Received
@@ -235,6 +235,57 @@ def test_cases_wait_for_their_database_and_alerts_do_not(settings):
     assert feed.deliver() == 4
     assert feed.deliver() == 0
     assert len(alerts(settings)) == 4
+    feed.close()
+
+
+def decision(number, sender, level="hold"):
+    """A landed decision about a sender."""
+    at = time_text(NOW + number * SECOND)
+    answer = Answer(
+        f"r{number}", "transfer", "send_transfer_pay", "hold", level, 80, [], (), (), {}, Versions("abc", 1, 1), [], "", [], at, 0.4
+    )  # fmt: skip
+    return landed_line(Record(at, f"r{number}", "test", answer, {"sender": sender, "receiver": "acc"}, {}, {}, {}))
+
+
+def test_decisions_are_linked_with_the_case_before_and_after_it_is_opened(settings):
+    land(settings, [decision(1, "mule0"), decision(2, "mule0", level="pass"), decision(3, "other")], stream="decisions")
+    feed = Feed(settings)
+    feed.run_once()
+    land(settings, mules(1))
+    feed.run_once()
+    cases = cases_of(settings)
+    [case] = cases.find(by="vera")
+
+    def linked():
+        return [each["request_id"] for each in cases.read(case.id, by="vera")["decisions"]]
+
+    feed.events(b"\n".join(mules(1, transfers=11)[-1:]))  # one more alert, after the decisions were noted
+    feed.deliver()
+    assert linked() == ["r1"]
+    land(settings, [decision(4, "mule0"), decision(1, "mule0")], "w-000002.ndjson", stream="decisions")
+    feed.run_once()
+    feed.run_once()
+    assert linked() == ["r1", "r4"]
+    feed.close()
+
+
+def test_a_look_that_fails_in_the_middle_is_made_again(settings, monkeypatch):
+    """A full disk while decisions are noted: the next look finds everything as it was."""
+    land(settings, [decision(1, "mule0")], stream="decisions")
+    land(settings, mules(1))
+    feed = Feed(settings)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(feed.box, "note_decision", full)
+    with pytest.raises(OSError, match="No space"):
+        feed.run_once()
+    monkeypatch.undo()
+    feed.run_once()
+    assert len(alerts(settings)) == 4
+    assert [case.alerts for case in cases_of(settings).find(by="vera")] == [4]
+    assert [each.request_id for each in feed.box.recent_decisions("user", "mule0")] == ["r1"]
     feed.close()
 
 

@@ -168,7 +168,8 @@ class AlertBox:
         self._name: str = row[0]
 
     def begin(self) -> None:
-        """Begin a batch."""
+        """Begin a batch. What an earlier one left behind, that failed in the middle, is forgotten."""
+        self.rollback()
         self._database.execute("BEGIN IMMEDIATE")
 
     def judge_once(self, event: Event, now: int) -> bool:
