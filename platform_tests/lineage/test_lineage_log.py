@@ -79,14 +79,14 @@ def test_each_job_counts_once(settings_for: Callable[..., Settings]) -> None:
 
 
 def test_places_are_the_settings(settings_for: Callable[..., Settings]) -> None:
-    assert places(Warehouse(settings_for())) == [Place("local", "us")]
+    assert places(Warehouse(settings_for(project="local"))) == [Place("local", "us")]
     given = settings_for(lineage_sources=["shop-prod.eu", "example.com:ads.us-east1"])
     assert places(Warehouse(given)) == [Place("shop-prod", "eu"), Place("example.com:ads", "us-east1")]
 
 
 def test_jobs_of_all_projects_and_tables_of_a_run(settings_for: Callable[..., Settings]) -> None:
-    settings = settings_for(lineage_sources=["local.us", "local.us"])
-    warehouse = Warehouse(settings)
+    own = settings_for().project
+    warehouse = Warehouse(settings_for(lineage_sources=[f"{own}.us", f"{own}.us"]))
     dataset = warehouse.dataset_id("runs")
     warehouse.query(f"CREATE SCHEMA `{dataset}`")
     before = datetime.now(UTC) - timedelta(seconds=1)
