@@ -9,11 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "events"))
 from small_project import CLICK, HOUR, PAY, START, Project, click
 
+from dataplatform.errors import PlatformError
 from dataplatform.events.hours import EventHours
 from dataplatform.lease import Holder, Lease
 from dataplatform.runs import dagster_instance, unfinished_runs
@@ -51,6 +53,17 @@ def start_catch_up(project: Project, until: datetime) -> subprocess.Popen[str]:
     )
 
 
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """What a process prints up to the line with this text."""
+    assert process.stdout is not None
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if text in line:
+            return printed
+    raise AssertionError(f"{text!r} is not in {printed}")
+
+
 @pytest.mark.timeout(600)
 def test_a_selection_then_hours_in_one_run_then_late_files_then_changed_contracts(project: Project) -> None:
     """One project through all that makes hours due. Everything here is one story, as each catch-up costs seconds."""
@@ -60,7 +73,9 @@ def test_a_selection_then_hours_in_one_run_then_late_files_then_changed_contract
     for index in (1, 2):
         project.land(START + index * HOUR, [click(f"{index}-a"), click("shared"), click(f"{index}-b", "nonsense")])
 
-    # A selection does only that part.
+    # A selection does only that part; one that means nothing is a mistake.
+    with pytest.raises(PlatformError, match="no asset is meant"):
+        project.catch_up(START + HOUR, 'key:"events/clicks"')
     result = project.catch_up(START + HOUR, 'key:"events/click_item_shop"')
     assert [run.due.assets for run in result.runs] == [("events/click_item_shop",)]
     assert len(project.rows("events", "click_item_shop")) == 2
@@ -116,7 +131,7 @@ def test_a_selection_then_hours_in_one_run_then_late_files_then_changed_contract
 
 
 @pytest.mark.timeout(600)
-def test_a_killed_run_then_the_running_hour_then_a_server_gone_then_a_broken_ledger(
+def test_signals_and_several_at_once_then_the_running_hour_then_a_server_gone_then_a_broken_ledger(
     settings_for: Any, tmp_path: Path, bigquery: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One project through all that goes wrong, by the command and in this process."""
@@ -125,23 +140,31 @@ def test_a_killed_run_then_the_running_hour_then_a_server_gone_then_a_broken_led
     project.land(running - HOUR, [click(f"{i}") for i in range(50)])
     project.land(running, [click("a")], spread=lambda _: 1.0)
 
-    # A run that is killed is buried and done again; the command says what it did. The running hour stays open.
+    # A run that is told to stop ends as failed, and the command says by what it was stopped.
     process = start_catch_up(project, running + HOUR / 2)
-    assert process.stdout is not None
-    printed = ""
-    for line in process.stdout:
-        printed += line
-        if "its files are new" in line:
-            break
+    printed = read_until(process, "its files are new")
     assert f"closed {running - HOUR:%Y-%m-%d %H:%M}" in printed
     time.sleep(1.0)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    process = start_catch_up(project, running + HOUR / 2)
-    output, _ = process.communicate(timeout=220)
-    assert process.returncode == 0, output
-    assert "all is up to date" in output
+    processes = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "stopped by SIGTERM; a repetition does what is left" in output
+    assert "Traceback" not in output
+    assert psutil.wait_procs(processes, timeout=10)[1] == []
+    with dagster_instance(project.settings) as instance:
+        assert unfinished_runs(instance, "events") == []
+        assert [run.status.value for run in instance.get_runs()] == ["FAILURE"]
+    assert project.stream.lease.holder() is None
+
+    # Of several at once one works while the others wait for it; one of these is told to stop.
+    at_once = [start_catch_up(project, running + HOUR / 2) for _ in range(3)]
+    read_until(at_once[2], "its files are new")
+    at_once[2].send_signal(signal.SIGINT)
+    for process, status in zip(at_once, (0, 0, 128 + signal.SIGINT), strict=True):
+        output, _ = process.communicate(timeout=220)
+        assert process.returncode == status, output
+        assert "Traceback" not in output
     project.check()
     with dagster_instance(project.settings) as instance:
         assert unfinished_runs(instance, "events") == []

@@ -74,10 +74,11 @@ def hourly_assets(settings: Settings, contracts: Contracts, stream: EventHours) 
             for change in done.changes:
                 context.log.info(change)
             yield from _results(context, done, selected)
-        if BALANCES.key in context.selected_asset_check_keys:
-            yield balance_result(run, start, end)
-        if COMPLETE.key in context.selected_asset_check_keys:
-            yield complete_result(run, start, end)
+        checks = [(BALANCES, balance_result), (COMPLETE, complete_result)]
+        if wanted := [check for spec, check in checks if spec.key in context.selected_asset_check_keys]:
+            with run.lease.hold(context.run_id):  # no other run is halfway between the tables that are compared
+                found = [check(run, start, end) for check in wanted]
+            yield from found
 
     return events
 

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -465,11 +466,14 @@ GROUP BY present"""
         statement replaces the range in its table, so repeating any part, or all after a crash, ends in the same rows.
         Raises PlatformError: an hour that is still open, a warehouse that is away, a statement that fails.
         """
+        # Its jobs are told from those of who only reads: these need no lease, and nobody ends them.
+        worker = copy(self)
+        worker._warehouse = self.warehouse.labelled(lease=self.name)
         with self.lease.hold(owner or "dataplatform") as lease:
             # A statement that a killed run left behind may still be at work, on what was landed then.
-            self.warehouse.cancel(except_runs=[owner] if owner else [], stream=self.name)
+            worker.warehouse.cancel(except_runs=[owner] if owner else [], lease=self.name)
             self.settled.lower(start.date())
-            return self._materialise(set(assets), start, end, lease, log)
+            return worker._materialise(set(assets), start, end, lease, log)
 
     def _materialise(self, wanted: set[str], start: datetime, end: datetime, lease: Lease, log: Log) -> Materialized:
         done = Materialized(start, end)
