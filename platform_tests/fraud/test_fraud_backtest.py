@@ -3,16 +3,20 @@
 import random
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
+import dagster as dg
 import pyarrow as pa
 import pytest
 
 from dataplatform.errors import PlatformError
 from dataplatform.fraud.agreement import compare
+from dataplatform.fraud.assets import backtests_asset
 from dataplatform.fraud.backtest import Backtest, role_keys, run_backtest, used_features
 from dataplatform.fraud.catalog import Catalog
 from dataplatform.fraud.compiled import compile_policy, decision
 from dataplatform.fraud.drift import FeatureSpan, drift, feature_spans
+from dataplatform.fraud.due import FraudStream
 from dataplatform.fraud.fact_types import DeclaredFact
 from dataplatform.fraud.features import parse_entity
 from dataplatform.fraud.moments import Event, Moment
@@ -163,7 +167,9 @@ def warehouse(settings_for):
     return Warehouse(settings_for())
 
 
-def test_history_is_decided_as_then(warehouse):
+def test_history_is_decided_as_then(settings_for):
+    settings = settings_for()
+    warehouse = Warehouse(settings)
     found = catalog()
     typed = found.policies["transfer"]
     events = stream(3)
@@ -180,6 +186,10 @@ def test_history_is_decided_as_then(warehouse):
             "known_at": pa.array([START] * len(decided["tried"]), pa.timestamp("us", tz="UTC")),
         }
     )
+    # A report that was taken back later: what was known last counts, once.
+    taken_back = labels.slice(0, 1).set_column(1, "fraud", [[not labels["fraud"][0].as_py()]])
+    earlier = pa.array([START - timedelta(hours=1)], pa.timestamp("us", tz="UTC"))
+    labels = pa.concat_tables([labels, taken_back.set_column(2, "known_at", earlier)])
     warehouse.load_rows(labels, "fraud", "labels")
     report = run_backtest(warehouse, found, asked)
     assert report["decisions"] == len(decided["live"]) > 100
@@ -197,8 +207,22 @@ def test_history_is_decided_as_then(warehouse):
     stopping = {"hold", "block", "sanction"}
     caught = [n % 3 == 0 for n, each in enumerate(decided["tried"].values()) if each.level in stopping]
     assert report["labels"]["tried"]["precision"] == sum(caught) / len(caught)
+    assert report["labels"]["labelled"] == len(decided["tried"]) and report["labels"]["unsettled"] == 0
     assert len(report["examples"]) == min(20, report["changed"]["decisions"])
     page = html_page(report)
+    # The same question as a job in the graph.
+    asset = backtests_asset(FraudStream(settings, found, warehouse), {})
+    question = {
+        "policy": "transfer",
+        "start": "2026-01-10",
+        "end": "2026-01-22",
+        "changes": {"young": "12", "large": "100"},
+    }
+    with dg.instance_for_test() as instance:
+        run = dg.materialize([asset], instance=instance, run_config={"ops": {"fraud__backtests": {"config": question}}})
+        told = run.asset_materializations_for_node("fraud__backtests")[0].metadata
+    assert told["decisions"].value == report["decisions"]
+    assert "Backtest of transfer" in Path(told["report"].value).read_text()
     assert "<svg" in page and "Backtest of transfer" in page and "precision" in page
     assert not list(warehouse.tables("fraud_staging"))
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from ..contracts.load import Contracts, load_contracts
 from ..errors import PlatformError
@@ -14,6 +15,7 @@ from ..settings import Settings
 from ..warehouse.client import Warehouse
 from ..warehouse.tables import ensure
 from .agreement import compare
+from .backtest import backtest_of, run_backtest
 from .catalog import FEATURES_FOLDER, POLICIES_FOLDER, Catalog, load_catalog
 from .documents import DATASET as CHANGES
 from .documents import is_collection, raw_table
@@ -22,6 +24,8 @@ from .due import DAY, NO_PARTITION, FraudStream, definition_digest, features_key
 from .fact_types import TypedPolicy
 from .features import EntityFeatures, describe
 from .labels import LABELS, LABELS_TABLE, replace_labels
+from .parameters import ParameterStore, database_url
+from .report import write_report
 from .tables import (
     LANDED_TABLES,
     LandedTable,
@@ -33,6 +37,7 @@ from .tables import (
     stream_rule_rates,
 )
 
+BACKTESTS = "fraud/backtests"
 RETRY_AFTER = timedelta(minutes=5)
 """Before what failed is asked for again; each time after twice as long."""
 FRESHNESS_DAY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=30), warn_window=timedelta(hours=27))
@@ -54,6 +59,7 @@ def definitions(settings: Settings, contracts: Contracts | None = None) -> dg.De
             policies_asset(stream, owners),
             *(landed_asset(stream, table, owners) for table in LANDED_TABLES),
             labels_asset(stream),
+            backtests_asset(stream, owners),
         ],
         asset_checks=[
             *(agreement_check(stream, entity) for entity in catalog.entities.values()),
@@ -61,6 +67,7 @@ def definitions(settings: Settings, contracts: Contracts | None = None) -> dg.De
             rates_check(settings, catalog, "decisions", rule_rates),
             rates_check(settings, catalog, "judged", stream_rule_rates),
         ],
+        jobs=[dg.define_asset_job("backtest", dg.AssetSelection.assets(dg.AssetKey(BACKTESTS.split("/"))))],
         sensors=[fraud_sensor(stream)],
     )
 
@@ -248,6 +255,49 @@ def landed_asset(stream: FraudStream, table: LandedTable, owners: dict[str, list
         return dg.MaterializeResult(metadata={"rows": rows})
 
     return landed
+
+
+class BacktestConfig(dg.Config):
+    """One question to history: a policy, some of its parameters' values, and days in UTC, the second exclusive."""
+
+    policy: str
+    start: str
+    end: str
+    changes: dict[str, str] = Field(default_factory=dict)
+
+
+def backtests_asset(stream: FraudStream, owners: dict[str, list[str]]) -> dg.AssetsDefinition:
+    """Reports of what changed parameters would have done; each run of the job `backtest` asks one question."""
+    catalog = stream.catalog
+
+    @dg.asset(
+        key=BACKTESTS.split("/"),
+        deps=[policy_key(name).split("/") for name in catalog.policies],
+        description=backtests_asset.__doc__,
+        group_name="fraud",
+        kinds={"html"},
+        owners=sorted({owner for typed in catalog.policies.values() for owner in owners.get(typed.policy.owner, [])}),
+        pool="bigquery",
+    )
+    def backtests(context: dg.AssetExecutionContext, config: BacktestConfig) -> dg.MaterializeResult[Any]:
+        settings = stream.settings
+        store = ParameterStore(database_url(settings.fraud_database, settings.data_dir), catalog.policies)
+        start, end = (datetime.fromisoformat(each).replace(tzinfo=UTC) for each in (config.start, config.end))
+        asked = backtest_of(catalog, store, config.policy, config.changes, start, end)
+        report = run_backtest(stream.warehouse.labelled(dagster_run=context.run_id), catalog, asked)
+        page = write_report(report, settings.data_dir / "fraud" / "backtests" / context.run_id)
+        return dg.MaterializeResult(
+            metadata={
+                "policy": config.policy,
+                "period": f"{start:%F} to {end:%F}",
+                "parameters": report["parameters"],
+                "decisions": report["decisions"],
+                "changed": report["changed"],
+                "report": dg.MetadataValue.path(str(page)),
+            }
+        )
+
+    return backtests
 
 
 def labels_asset(stream: FraudStream) -> dg.AssetsDefinition:

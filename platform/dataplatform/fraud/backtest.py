@@ -16,8 +16,10 @@ from ..warehouse.client import Warehouse, WarehouseError
 from .catalog import Catalog
 from .documents import is_collection
 from .fact_types import TypedPolicy
+from .facts import set_parameters
 from .features import EntityFeatures
 from .history import Source, history_statement, warehouse_source
+from .parameters import ParameterStore, ParameterVersion
 from .policy_sql import FactColumn, column_value, policy_statement, rule_bit, table_column
 from .tables import source_tables
 from .tree import LEVELS, RANK, Scalar
@@ -44,6 +46,36 @@ class Backtest:
     lists: Mapping[str, frozenset[Scalar]]
     start: datetime
     end: datetime
+
+
+def backtest_of(
+    catalog: Catalog,
+    store: ParameterStore,
+    policy: str,
+    changes: Mapping[str, object],
+    start: datetime,
+    end: datetime,
+    version: ParameterVersion | None = None,
+) -> Backtest:
+    """What is live against some changes of it, or of a version; over [start, end).
+
+    PlatformError for a policy that does not exist or does not judge events, ContractError for values that cannot be.
+    """
+    store.versions(policy)  # says so when there is no such policy
+    typed = catalog.policies[policy]
+    if is_collection(typed.policy.event):
+        raise PlatformError(
+            f"{policy} judges changes of {typed.policy.event}", fix="backtests are of policies that judge events"
+        )
+    if start >= end:
+        raise PlatformError(
+            f"the period from {start:%F %R} to {end:%F %R} is empty", fix="choose an end after the start"
+        )
+    snapshot = store.snapshot()
+    live = store.values(snapshot.policies[policy].live)
+    checked = set_parameters(typed.policy, changes)
+    base = live if version is None else store.values(version)
+    return Backtest(typed, live, base | {name: checked[name] for name in changes}, snapshot.lists, start, end)
 
 
 def run_backtest(warehouse: Warehouse, catalog: Catalog, asked: Backtest, labels: str | None = None) -> dict[str, Any]:
@@ -305,7 +337,12 @@ def _alone(alias: str, number: int, count: int) -> str:
 
 def _labels(ask: Any, joined: str, labels: str, count: int, names: list[str]) -> dict[str, Any]:
     """Precision and recall of stopping, of both, over events that have a label; and how late labels come."""
-    labelled = f"{joined} JOIN {labels} AS l USING (event_id)"
+    # An event may have been reported and judged again: what was known last counts, once.
+    last = (
+        f"(SELECT event_id, fraud, known_at FROM {labels} WHERE fraud IS NOT NULL"
+        " QUALIFY ROW_NUMBER() OVER (PARTITION BY event_id ORDER BY known_at DESC, fraud DESC) = 1)"
+    )
+    labelled = f"{joined} JOIN {last} AS l USING (event_id)"
     row = ask(
         "SELECT COUNT(*) AS labelled, COUNTIF(l.fraud) AS fraud, "
         + ", ".join(
@@ -322,6 +359,12 @@ def _labels(ask: Any, joined: str, labels: str, count: int, names: list[str]) ->
         + f" FROM {labelled}"
     )[0]
 
+    unsettled = ask(
+        f"SELECT COUNT(*) AS n FROM {joined} LEFT JOIN {last} AS l USING (event_id)"
+        f" CROSS JOIN (SELECT MAX(known_at) AS newest FROM {labels}) AS known WHERE l.event_id IS NULL"
+        f" AND f.occurred_at > TIMESTAMP_SUB(known.newest, INTERVAL {row['longest_delay_hours']} HOUR)"
+    )[0]["n"]
+
     def rates(prefix: str) -> dict[str, Any]:
         hit, false, fraud = row[f"{prefix}_hit"], row[f"{prefix}_false"], row["fraud"]
         return {
@@ -336,6 +379,7 @@ def _labels(ask: Any, joined: str, labels: str, count: int, names: list[str]) ->
         "fraud": row["fraud"],
         "mean_delay_hours": float(row["delay_hours"]),
         "longest_delay_hours": row["longest_delay_hours"],
+        "unsettled": unsettled,
         "live": rates("live"),
         "tried": rates("tried"),
         "rules": [{"rule": name} | rates(f"rule_{n}") for n, name in enumerate(names)],

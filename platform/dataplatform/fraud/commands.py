@@ -160,45 +160,27 @@ def backtest(  # click passes by name
     user: str,
 ) -> None:
     """What a policy would have decided in the past: report.json and report.html."""
-    from ..contracts.load import load_contracts
-    from ..errors import PlatformError
     from ..warehouse.client import Warehouse
-    from .backtest import Backtest, run_backtest
+    from .backtest import backtest_of, run_backtest
     from .catalog import load_catalog
     from .parameters import ParameterStore, database_url
-    from .report import html_page
+    from .report import write_report
 
     settings = get_settings()
     catalog = load_catalog(settings.schemas_dir)
     store = ParameterStore(database_url(settings.fraud_database, settings.data_dir), catalog.policies)
     chosen = None if version is None else store.version(policy, version)
-    store.versions(policy)  # says so when there is no such policy
-    typed = catalog.policies[policy]
-    if typed.policy.event not in load_contracts(settings.schemas_dir).events:
-        raise PlatformError(
-            f"{policy} judges changes of {typed.policy.event}", fix="backtests are of policies that judge events"
-        )
-    snapshot = store.snapshot()
-    live = store.values(snapshot.policies[policy].live)
-    base = live if chosen is None else store.values(chosen)
     given = assignments(changes)
-    checked = set_parameters(typed.policy, given)
-    tried = base | {name: checked[name] for name in given}
     period = (start.replace(tzinfo=UTC), end.replace(tzinfo=UTC))
-    if period[0] >= period[1]:
-        raise click.UsageError("--from is before --to")
-    asked = Backtest(typed, live, tried, snapshot.lists, *period)
-    report = run_backtest(Warehouse(settings), catalog, asked)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
-    (output / "report.html").write_text(html_page(report), encoding="utf-8")
+    report = run_backtest(Warehouse(settings), catalog, backtest_of(catalog, store, policy, given, *period, chosen))
+    page = write_report(report, output)
     changed = report["changed"]
     if chosen is not None and not given:
         summary = {key: report[key] for key in ("from", "to", "decisions", "changed")}
         store.record_dry_run(policy, chosen.version, summary, by=user)
     click.echo(
         f"{report['decisions']:,} decisions, {changed['decisions']:,} change their level, "
-        f"{changed['users']:,} people, {changed['amount']:,.0f} in amount: {output / 'report.html'}"
+        f"{changed['users']:,} people, {changed['amount']:,.0f} in amount: {page}"
     )
 
 

@@ -1,7 +1,10 @@
 """A backtest's report as one HTML page that needs nothing else."""
 
 from html import escape
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
@@ -76,6 +79,15 @@ def html_page(report: dict[str, Any]) -> str:
     )
 
 
+def write_report(report: dict[str, Any], folder: Path) -> Path:
+    """`report.json` and `report.html` in a folder, which is made; gives the page's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
+    page = folder / "report.html"
+    page.write_text(html_page(report), encoding="utf-8")
+    return page
+
+
 def _parameters(report: dict[str, Any]) -> str:
     rows = [[name, str(each["live"]), str(each["tried"])] for name, each in report["parameters"].items()]
     return "<h2>Parameters</h2>" + _table(["parameter", "live", "tried"], rows, [row[1] != row[2] for row in rows])
@@ -98,7 +110,8 @@ def _labels(labels: dict[str, Any]) -> str:
     rows += [row(each["rule"], each) for each in labels["rules"]]
     return (
         f"<h2>Against labels</h2><p>{labels['labelled']:,} labelled, {labels['fraud']:,} of them fraud; labels come "
-        f"{labels['mean_delay_hours']:.0f} hours later on average ({labels['longest_delay_hours']} at most).</p>"
+        f"{labels['mean_delay_hours']:.0f} hours later on average ({labels['longest_delay_hours']} at most); "
+        f"{labels['unsettled']:,} events without one are so young that it may still come.</p>"
         + _table(["", "caught", "false alarms", "precision", "recall"], rows)
     )
 
