@@ -214,6 +214,26 @@ def test_a_user_who_may_not_read(lab: Lab, other_server: Any) -> None:
     lab.assert_landed("docs")
 
 
+def test_a_snapshot_that_is_refused_stops_no_other_collection(lab: Lab, other_server: Any) -> None:
+    uri = other_server("--enable-test-commands", "--sync-on-commit")
+    settings = lab.settings.model_copy(update={"connections": {"lab": _Secret(uri)}})
+    lab.close()
+    lab.__init__(settings, uri)  # type: ignore[misc]
+    lab.contract("bad")
+    lab.contract("good")
+    for name in ("bad", "good"):
+        lab.db[name].insert_one({"_id": 1})
+    data = {"failCommands": ["listCollections"], "errorCode": 13}
+    lab.client.admin.command("configureFailPoint", "failCommand", mode={"times": 1}, data=data)
+    with pytest.raises(SourceError, match="may not read"):
+        lab.capture()
+    assert not lab.state.collections[f"{lab.database}.bad"].ended
+    lab.assert_landed("good")
+    lab.capture()
+    lab.assert_landed("bad")
+    lab.client.close()
+
+
 def test_error_286_reads_everything_again_and_says_so(lab: Lab, other_server: Any) -> None:
     """The oplog is shorter than the capture's pause: code 286. The table is made equal beside itself, and the gap is recorded."""
     uri = other_server("--oplog-max-entries", "300", "--sync-on-commit")

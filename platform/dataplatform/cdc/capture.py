@@ -27,6 +27,7 @@ from pymongo.errors import (
 )
 
 from ..contracts.collections import CollectionContract
+from ..errors import PlatformError
 from ..landing import Landing
 from ..settings import Settings
 from . import connections
@@ -60,6 +61,8 @@ RENEW_SECONDS = 5.0
 OPLOG_SECONDS = 600.0
 LOOK_SECONDS = 2.0
 """How often contracts and requests are looked at."""
+AGAIN_SECONDS = 60.0
+"""After so long a snapshot that the source refused is tried again."""
 GIVE_UP_SECONDS = 60.0
 """`--once` and `--until` end with an error when the source has not answered for this long; a service tries on."""
 
@@ -128,6 +131,7 @@ class Capture:
         self._snapshots: threading.Thread | None = None
         self._snapshots_stop = threading.Event()
         self._snapshot_error: BaseException | None = None
+        self._refused: dict[str, tuple[float, PlatformError]] = {}
 
     # The whole.
 
@@ -143,6 +147,9 @@ class Capture:
                 if until is not None:
                     goal = (int(until.timestamp()), 0)
                 self._serve(client, goal, once=once)
+                if goal is not None:
+                    for _, refusal in self._refused.values():
+                        raise refusal
                 return self.positions.state
             finally:
                 self._end_snapshots()
@@ -412,8 +419,13 @@ class Capture:
                 )
 
     def _snapshots_due(self) -> bool:
-        collections = self.positions.state.collections
-        return bool(self._resnapshots) or any(collections[name].snapshot is not None for name in self._contracts)
+        return bool(self._resnapshots) or any(self._snapshot_due(name) for name in self._contracts)
+
+    def _snapshot_due(self, name: str) -> bool:
+        refused_at, _ = self._refused.get(name, (float("-inf"), None))
+        if time.monotonic() - refused_at < AGAIN_SECONDS:
+            return False
+        return self.positions.state.collections[name].snapshot is not None
 
     def _start_snapshots(self, client: MongoClient[dict[str, Any]]) -> None:
         """One snapshot after the other, in a thread beside the stream, which by now reads their collections."""
@@ -427,9 +439,18 @@ class Capture:
                 for name, contract in sorted(self._contracts.items()):
                     if self._snapshots_stop.is_set():
                         return
-                    if self.positions.state.collections[name].snapshot is not None:
+                    if not self._snapshot_due(name):
+                        continue
+                    try:
                         run_snapshot(client, contract, self._landings[name], self.positions, self._snapshots_stop)
-            except (ConnectionFailure, CursorNotFound) as error:  # taken up again from the last chunk
+                        self._refused.pop(name, None)
+                    except OperationFailure as error:  # of this collection only: the others go on
+                        if _again(error):
+                            raise
+                        refusal = connections.source_error(error, self.unit.connection, self._uri)
+                        _log.error("snapshot of %s: %s", name, refusal)
+                        self._refused[name] = (time.monotonic(), refusal)
+            except (ConnectionFailure, OperationFailure) as error:  # taken up again from the last chunk
                 _log.warning("snapshots of %s: %s", self.unit.name, connections.redact(str(error), self._uri)[:200])
             except BaseException as error:  # raised again where the stream is read
                 self._snapshot_error = error
