@@ -22,6 +22,7 @@ from dataplatform.cdc.changes import Change, encode
 from dataplatform.cdc.positions import Position
 from dataplatform.cdc.state import landing_of
 from dataplatform.contracts.collections import load_collections
+from dataplatform.contracts.load import load_contracts
 from dataplatform.decisions.alerts import ALERTS_STREAM, JUDGED_STREAM, Alert, Judged
 from dataplatform.decisions.judge import Answer, Record, Versions, landed_line, replay
 from dataplatform.decisions.service import DecisionService
@@ -36,7 +37,8 @@ from dataplatform.landing import hour_of, open_landing
 from dataplatform.settings import Settings
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
-CATALOG = load_catalog(SCHEMAS)
+CONTRACTS = load_contracts(SCHEMAS)
+CATALOG = load_catalog(SCHEMAS, CONTRACTS)
 NOW = micros(datetime.now(UTC).isoformat()) - 3_600_000_000
 SECOND = 1_000_000
 
@@ -48,6 +50,10 @@ def settings(tmp_path):
 
 def settings_of(folder):
     return Settings(env="local", data_dir=folder, schemas_dir=SCHEMAS, first_hour=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def feed_of(settings):
+    return Feed(settings, CATALOG, CONTRACTS)
 
 
 def received(number, event, user, params, event_id=None):
@@ -119,7 +125,7 @@ def cases_of(settings):
 def test_alerts_and_cases_once_in_effect(settings):
     lines = mules()
     land(settings, [*lines, *lines[5:9]])
-    feed = Feed(settings)
+    feed = feed_of(settings)
     feed.run_once()
     found = alerts(settings)
     assert Counter(each.entity_key for each in found) == {"mule0": 4, "mule1": 4, "mule2": 4}
@@ -146,7 +152,7 @@ def test_alerts_and_cases_once_in_effect(settings):
     feed.close()
     for file in (settings.data_dir / "fraud" / "online").glob("*.sqlite*"):
         file.unlink()
-    rebuilt = Feed(settings)
+    rebuilt = feed_of(settings)
     assert rebuilt.run_once() == len(lines)
     # Each event was counted once, and the counts are landed once.
     for _ in range(2):
@@ -165,7 +171,7 @@ def test_old_history_fills_the_features_and_gives_no_alerts(settings):
     old = NOW - 200 * 3600 * SECOND
     lines = [line.replace(time_text(NOW)[:10].encode(), time_text(old)[:10].encode()) for line in mules(1)]
     land(settings, lines, at=old)
-    feed = Feed(settings)
+    feed = feed_of(settings)
     assert feed.run_once() == len(lines)
     assert alerts(settings) == []
     feed.close()
@@ -175,7 +181,7 @@ def test_what_a_contract_refuses_and_what_is_no_record_gives_no_alert_and_stops_
     lines = mules(1)
     bad = received(90, "send_transfer_pay", "mule0", {"amount": -1})
     land(settings, [b"{broken", *lines, bad, b'{"event": 5}'])
-    feed = Feed(settings)
+    feed = feed_of(settings)
     feed.run_once()
     assert len(alerts(settings)) == 4
     feed.close()
@@ -214,7 +220,7 @@ def test_changes_of_a_collection_are_judged(settings):
     landing = landing_of(settings, load_collections(SCHEMAS).contracts["shop.articles"])
     hour = hour_of(datetime.fromtimestamp(NOW / 1e6, UTC))
     landing.put(hour, "c-000001.ndjson.gz", gzip.compress(b"\n".join(lines) + b"\n"))  # as captures write them
-    feed = Feed(settings)
+    feed = feed_of(settings)
     feed.run_once()
     feed.changes("shop.articles", b"\n".join(lines))
     feed.deliver()
@@ -225,7 +231,7 @@ def test_changes_of_a_collection_are_judged(settings):
 
 
 def test_cases_wait_for_their_database_and_alerts_do_not(settings):
-    feed = Feed(settings)
+    feed = feed_of(settings)
     feed.run_once()
     feed.benches.reachable = False
     feed.events(b"\n".join(mules(1)))
@@ -249,7 +255,7 @@ def decision(number, sender, level="hold"):
 
 def test_decisions_are_linked_with_the_case_before_and_after_it_is_opened(settings):
     land(settings, [decision(1, "mule0"), decision(2, "mule0", level="pass"), decision(3, "other")], stream="decisions")
-    feed = Feed(settings)
+    feed = feed_of(settings)
     feed.run_once()
     land(settings, mules(1))
     feed.run_once()
@@ -273,7 +279,7 @@ def test_a_look_that_fails_in_the_middle_is_made_again(settings, monkeypatch):
     """A full disk while decisions are noted: the next look finds everything as it was."""
     land(settings, [decision(1, "mule0")], stream="decisions")
     land(settings, mules(1))
-    feed = Feed(settings)
+    feed = feed_of(settings)
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -317,7 +323,7 @@ def test_kill_9_at_random_moments_loses_no_alert_and_gives_none_twice(settings):
             land(settings, part, f"w-{number:06d}-again.ndjson")
     process.kill()
     process.wait()
-    feed = Feed(settings)
+    feed = feed_of(settings)
     feed.run_once()
     feed.close()
     assert kills >= 4
@@ -336,7 +342,7 @@ class Died(BaseException):
 def test_a_death_at_each_step_changes_nothing_in_the_end(settings, place, monkeypatch):
     """A process that dies at one place, and one after it that finishes."""
     land(settings, mules(2))
-    feed = Feed(settings)
+    feed = feed_of(settings)
     feed.benches.load()
 
     def dying(function, after):
@@ -363,7 +369,7 @@ def test_a_death_at_each_step_changes_nothing_in_the_end(settings, place, monkey
         feed.run_once()
     monkeypatch.undo()
     feed.close()
-    after = Feed(settings)
+    after = feed_of(settings)
     after.run_once()
     after.run_once()
     after.close()
@@ -383,7 +389,7 @@ if shutil.which("redis-server"):
         settings = settings.model_copy(update={"fraud_online": redis_server.url})
         lines = mules(1)
         land(settings, lines)
-        feed = Feed(settings)
+        feed = feed_of(settings)
         assert feed.run_once() == len(lines)
         assert len(alerts(settings)) == 4
 
