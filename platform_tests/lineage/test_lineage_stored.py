@@ -1,7 +1,9 @@
 """Collection from the embedded server's own job log into `data_catalog`, and questions over the stored graph."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 
@@ -11,6 +13,8 @@ from dataplatform.lineage.described import describe_columns
 from dataplatform.lineage.impact import Graph
 from dataplatform.settings import Settings
 from dataplatform.warehouse.client import Warehouse
+
+DOCS = Path(__file__).parents[2] / "docs" / "lineage.md"
 
 
 def test_from_the_job_log_to_the_graph(settings_for: Callable[..., Settings]) -> None:
@@ -48,6 +52,14 @@ def test_from_the_job_log_to_the_graph(settings_for: Callable[..., Settings]) ->
     assert [".".join(one.node) for one in found] == [f"{dataset}.adults.email", f"{dataset}.mails.mail"]
     assert graph.is_read((f"{dataset}.mails", "mail"))
     assert f"{dataset}.adults" in {one.node[0] for one in graph.reach((f"{dataset}.users", "age"), indirect=True)}
+
+    documented = re.search(r"```sql\n(WITH RECURSIVE reached.*?)```", DOCS.read_text(), re.DOTALL)
+    assert documented is not None
+    in_sql = ours.query(
+        documented[1].replace("data_catalog.lineage", f"`{ours.table_id('data_catalog', 'lineage')}`"),
+        {"table": f"{dataset}.users", "column": "email"},
+    ).rows
+    assert [(row["table_name"], row["column_name"]) for row in in_sql][1:] == [one.node for one in found]
 
     again = stored.collect(ours, start, end)
     assert again.resolved == 0
