@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dataplatform.decisions import stream
 from dataplatform.decisions.stream import Feed
 from dataplatform.events.received import Record, encode_record
 from dataplatform.fraud.features import UNITS
@@ -71,3 +72,21 @@ def test_landed_events_become_features_once(settings):
     assert again.run_once() == 1
     assert again.states["user"].features("u1", now)["transfers_1h"] == 3
     again.close()
+
+
+def test_files_of_earlier_hours_are_found_a_little_later(settings, monkeypatch):
+    """Every look sees the newest hours; what is landed in an hour long over is seen within seconds, not at once."""
+    landing = open_landing(settings, "events")
+    feed = Feed(settings)
+    feed.run_once()
+    now = [1000.0]
+    monkeypatch.setattr(stream.time, "monotonic", lambda: now[0])
+    feed.run_once()
+    old = NOW - timedelta(hours=8)
+    landing.put(hour_of(old), "w-0001.ndjson", record(1, "old", f"{old:%Y-%m-%dT%H:%M:%S}.000000Z") + b"\n")
+    landing.put(hour_of(NOW), "w-0001.ndjson", record(1, "new", f"{NOW:%Y-%m-%dT%H:%M:%S}.000000Z") + b"\n")
+    assert feed.run_once() == 1
+    now[0] += stream.REREAD_SECONDS
+    assert feed.run_once() == 1
+    assert feed.run_once() == 0
+    feed.close()

@@ -52,8 +52,8 @@ BATCH = 5_000
 FRESH_HOURS = 2
 """Hours in which new files are looked for with every look."""
 REREAD_HOURS = 26
-"""Hours in which new files are looked for once a minute; older ones are read once, at the start."""
-REREAD_SECONDS = 60.0
+"""Hours in which new files are looked for now and then; older ones are read once, at the start."""
+REREAD_SECONDS = 5.0
 MAX_FOLDERS = 500
 log = logging.getLogger(__name__)
 
