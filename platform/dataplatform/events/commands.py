@@ -27,10 +27,11 @@ def events() -> None:
 @_FILES
 @click.option("--source", default="import", show_default=True, help="Name of the source that the events get.")
 def import_command(files: tuple[Path, ...], source: str) -> None:
-    """Land the events of files: NDJSON or a JSON array, plain or gzipped, as if the collector received them now.
+    """Land the events of files as if the collector received them now: NDJSON, events over several lines, or a JSON array,
+    plain or gzipped.
 
     Every event is landed, refused ones with what is wrong with them, lines that are no JSON as well. An import that broke
-    off can be done again: what was landed before is found by its event_id and counted as a duplicate.
+    off (the place is told) can be done again: what was landed before is found by its event_id and counted as a duplicate.
     """
     settings = get_settings()
     judge = Judge(load_contracts(settings.schemas_dir).events)
