@@ -6,12 +6,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from click.testing import CliRunner
 
 from dataplatform.contracts.commands import contracts as contracts_commands
 from dataplatform.contracts.load import load_contracts
 from dataplatform.contracts.sources import load_sources_leniently
+from dataplatform.lineage.assets import column_lineage
 from dataplatform.lineage.commands import lineage
 from dataplatform.lineage.declared import asset_edges, contract_marks, declared_edges, promises, table_owners
 from dataplatform.lineage.impact import Graph, StoredEdge
@@ -167,3 +169,14 @@ def test_impact_tells_owner_promise_and_last_use(tmp_path: Path) -> None:
         "120 min",
         "2026-01-02T03:04:05+00:00",
     )
+
+
+def test_column_lineage_of_an_asset_names_assets(edges: list[StoredEdge]) -> None:
+    key = dg.AssetKey(["fraud", "features_user"])
+    found = column_lineage(Graph(edges), SETTINGS, key)
+    assert found is not None
+    assert found.deps_by_column["login_risk_max_24h"] == [
+        dg.TableColumnDep(asset_key=dg.AssetKey(["events", "login_account_identity"]), column_name="risk_score")
+    ]
+    assert column_lineage(Graph(edges), SETTINGS, dg.AssetKey(["contracts", "pay"])) is None
+    assert column_lineage(Graph(edges), SETTINGS, dg.AssetKey("alone")) is None
