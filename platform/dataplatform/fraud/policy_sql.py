@@ -121,6 +121,10 @@ def policy_statement(
     if any(name not in lists for name in policy.lists()):
         missing = "TRUE"
     undecided = "missing AND (" + (" OR ".join(f"{name} IS NULL" for name in rule_names) or "FALSE") + ")"
+    words = range(-(-len(rule_names) // WORD)) if not as_arrays else range(0)
+    if not as_arrays:
+        score = _score_of_bits([rule.score for rule in policy.rules])
+        undecided = " OR ".join(f"unknown_{word} != 0" for word in words) or "FALSE"
     ranks = ["0"]
     if policy.levels:
         bands = " ".join(
@@ -129,7 +133,8 @@ def policy_statement(
         ranks.append(f"CASE {bands} ELSE 0 END")
     for rank in sorted({RANK[rule.level] for rule in policy.rules if rule.level}):
         forced = [n for n, rule in enumerate(policy.rules) if rule.level and RANK[rule.level] == rank]
-        ranks.append(f"IF(COALESCE({' OR '.join(f'rule_{n}' for n in forced)}, FALSE), {rank}, 0)")
+        fired = [f"rule_{n}" for n in forced] if as_arrays else _any_bit(forced)
+        ranks.append(f"IF(COALESCE({' OR '.join(fired)}, FALSE), {rank}, 0)")
     if RANK[policy.unknown]:
         ranks.append(f"IF(undecided, {RANK[policy.unknown]}, 0)")
     level = f"GREATEST({', '.join(ranks)})" if len(ranks) > 1 else "0"
@@ -139,16 +144,22 @@ def policy_statement(
             f",\n  {_chosen([f'rule_{n}' for n in range(len(names))], names)} AS rules"
             f",\n  {_chosen([f'rule_{n} IS NULL' for n in range(len(names))], names)} AS unknown"
         )
+        last = "ruled"
+        flagged = ""
     else:
-        answer = "".join(
-            f",\n  {_bits(rule_names[start : start + WORD])} AS fired_{word}"
-            f",\n  IF(undecided, {_bits([f'{name} IS NULL' for name in rule_names[start : start + WORD]])}, 0) AS unknown_{word}"
-            for word, start in enumerate(range(0, len(rule_names), WORD))
+        answer = "".join(f", fired_{word}, unknown_{word}" for word in words)
+        bits = "".join(
+            f",\n    {_bits(rule_names[word * WORD : (word + 1) * WORD])} AS fired_{word}"
+            f",\n    IF(missing, {_bits([f'{name} IS NULL' for name in rule_names[word * WORD : (word + 1) * WORD]])}, 0)"
+            f" AS unknown_{word}"
+            for word in words
         )
+        last = "flagged"
+        flagged = f"flagged AS (\n  SELECT {kept}{bits}\n  FROM ruled\n),\n"
     return (
         f"WITH tested AS (\n  SELECT {kept}{conditions},\n    {missing} AS missing\n  FROM {source}\n),\n"
         f"ruled AS (\n  SELECT {kept}, missing{rules}\n  FROM tested\n),\n"
-        f"scored AS (\n  SELECT *, {score} AS score, {undecided} AS undecided\n  FROM ruled\n)\n"
+        f"{flagged}scored AS (\n  SELECT *, {score} AS score, {undecided} AS undecided\n  FROM {last}\n)\n"
         f"SELECT {kept}, {level} AS level, score{answer}\nFROM scored"
     )
 
@@ -297,6 +308,25 @@ def list_text(value: Scalar) -> str:
 
 def _bits(tests: list[str]) -> str:
     return " + ".join(f"IF({test}, {1 << place}, 0)" for place, test in enumerate(tests))
+
+
+def _score_of_bits(scores: Sequence[int]) -> str:
+    """The sum of the scores of the bits that are set: rules of one score are counted together."""
+    masks: dict[tuple[int, int], int] = {}
+    for number, score in enumerate(scores):
+        if score:
+            place = (number // WORD, score)
+            masks[place] = masks.get(place, 0) | 1 << (number % WORD)
+    return " + ".join(["0", *(f"{score} * BIT_COUNT(fired_{word} & {mask})" for (word, score), mask in masks.items())])
+
+
+def _any_bit(numbers: Sequence[int]) -> list[str]:
+    """By word, whether one of some rules fired."""
+    masks: dict[str, int] = {}
+    for number in numbers:
+        word, bit = rule_bit(number)
+        masks[word] = masks.get(word, 0) | bit
+    return [f"(({word} & {mask}) != 0)" for word, mask in masks.items()]
 
 
 def _chosen(tests: list[str], names: list[str]) -> str:
