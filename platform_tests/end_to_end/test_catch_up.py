@@ -204,6 +204,46 @@ def test_signals_and_several_at_once_then_the_running_hour_then_a_server_gone_th
     assert "does not hold" in output
 
 
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_beside_a_daemon(settings_for: Any, tmp_path: Path) -> None:
+    """Daemon and catch-ups see the same hours due; whoever comes first, all end well and the tables are right."""
+    running = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    project = Project(settings_for(first_hour=running - 4 * HOUR), tmp_path)
+    for back in (4, 3, 2, 1):
+        project.land(running - back * HOUR, [click(f"{back}-{i % 30}") for i in range(40)])
+    log = (tmp_path / "daemon.log").open("wb")
+    daemon = subprocess.Popen(
+        [Path(sys.executable).parent / "dagster-daemon", "run", "-m", "dataplatform.definitions"],
+        env=environment(project) | {"DAGSTER_HOME": str(project.settings.data_dir / "dagster")},
+        stdout=log,
+        stderr=log,
+    )
+    try:
+        with dagster_instance(project.settings) as instance:
+            deadline = time.monotonic() + 240
+            while not instance.get_runs() and time.monotonic() < deadline:
+                time.sleep(0.2)
+            # The daemon's sensor has asked for a run. More is due from now on, too.
+            project.land(running - 2 * HOUR, [click("late"), click("1-7")])
+            for _ in range(2):
+                beside = [start_catch_up(project, running) for _ in range(2)]
+                for process in beside:
+                    output, _ = process.communicate(timeout=200)
+                    assert process.returncode == 0, output
+                project.write("events/shop/click_item_shop.yaml", CLICK.replace("max: 100", "max: 50"))
+            while unfinished_runs(instance, "events") and time.monotonic() < deadline:
+                time.sleep(0.5)
+            runs = instance.get_runs()
+            assert {run.status.value for run in runs} == {"SUCCESS"}
+            assert any("dagster/sensor_name" in run.tags for run in runs)
+    finally:
+        daemon.terminate()
+        daemon.wait(60)
+        log.close()
+    project.check()
+
+
 def test_the_lease_of_a_dead_process_is_free_and_a_live_one_is_waited_for(project: Project) -> None:
     file = project.stream.landing.conditional("lease.json")
     with Lease(file).hold("first"), pytest.raises(Exception, match="first has held the lease"):  # noqa: SIM117
