@@ -408,8 +408,15 @@ if shutil.which("redis-server"):
 
             return asyncio.run(run())
 
-        answer, _ = decide("there")
-        assert answer["features"]["sender.receivers_24h"] == 10 and answer["fallback"] == ""
+        def decide_in_time(name):
+            """Redis has 20 ms, which a loaded machine may not keep: then the answer says so, and the next one is asked for."""
+            for attempt in range(20):
+                answer, _ = decide(f"{name} {attempt}")
+                if answer["fallback"] == "":
+                    return answer
+            raise AssertionError(answer)
+
+        assert decide_in_time("there")["features"]["sender.receivers_24h"] == 10
         redis_server.pause()
         try:
             answer, took = decide("hung")
@@ -421,8 +428,7 @@ if shutil.which("redis-server"):
         answer, _ = decide("emptied")
         assert (answer["level"], answer["fallback"]) == ("hold", "features")  # nothing known is not "nothing happened"
         assert feed.run_once() == len(lines)
-        answer, _ = decide("filled again")
-        assert answer["features"]["sender.receivers_24h"] == 10
+        assert decide_in_time("filled again")["features"]["sender.receivers_24h"] == 10
         assert len(alerts(settings)) == 4
         feed.close()
 
