@@ -659,11 +659,11 @@ class Queries(Expressions):
         self, pivot: exp.Expr, field: exp.Expr, relation: Relation, scope: Scope, rows: Influences
     ) -> Relation:
         names: list[str] = []
-        for one in pivot.expressions:
+        for one in (expression.unnest() for expression in pivot.expressions):
             names += [str(inner.name) for inner in one.expressions] if isinstance(one, exp.Tuple) else [str(one.name)]
         groups: list[list[exp.Expr]] = []
         for one in field.expressions:
-            inner = one.this if isinstance(one, exp.PivotAlias) else one
+            inner = (one.this if isinstance(one, exp.PivotAlias) else one).unnest()
             groups.append(list(inner.expressions) if isinstance(inner, exp.Tuple) else [inner])
         used = {str(column.name).lower() for group in groups for column in group}
         items: list[Item] = []
