@@ -194,3 +194,14 @@ def test_ten_thousand_descendants_are_quick() -> None:
         assert len(graph.reach(("p.d.t0", "c"))) == 10_000
         best = min(best, time.perf_counter() - started)
     assert best < 0.5  # the bar of 100 ms is measured by benchmarks/lineage_impact.py, on a quiet machine
+
+
+def test_constants_of_a_table_are_columns_and_those_of_an_answer_are_none() -> None:
+    graph = Graph(
+        [
+            StoredEdge(None, None, "p.a.t", "one", "DIRECT", "CONSTANT"),
+            StoredEdge(None, None, None, "now", "DIRECT", "CONSTANT"),
+        ]
+    )
+    assert graph.tables == ["p.a.t"]
+    assert graph.constants == {("p.a.t", "one")}

@@ -107,8 +107,8 @@ class Graph:
     def _build(self, edges: Iterable[StoredEdge]) -> None:
         for edge in edges:
             if edge.source_table is None:
-                self._see(edge.target)
                 if edge.target_table is not None:
+                    self._see(edge.target)
                     self.constants.add(edge.target)
                 continue
             source = edge.source
