@@ -364,11 +364,16 @@ class Capture:
         if asking or (asked is not None and now - asked < timedelta(seconds=OPLOG_SECONDS)):
             return
 
+        def asked_now(state: UnitState) -> None:
+            state.oplog_asked_at = now  # whether an answer comes or not: it may cost the source much
+
+        self.positions.commit(asked_now)
+
         def ask() -> None:
             first, filled = oplog_first(client), oplog_filled(client)
 
             def note(state: UnitState) -> None:
-                state.oplog_first, state.oplog_filled, state.oplog_asked_at = first, filled, now
+                state.oplog_first, state.oplog_filled = first, filled
 
             with contextlib.suppress(FencedError):  # which the stream finds as well, and says; or all has ended
                 self.positions.commit(note)
