@@ -16,7 +16,7 @@ import httpx
 import msgspec
 import pytest
 
-from dataplatform.decisions.judge import Record, record_of, replay
+from dataplatform.decisions.judge import BadRequestError, Record, record_of, replay
 from dataplatform.decisions.service import DecisionService
 from dataplatform.decisions.sources import state_path
 from dataplatform.fraud.cases import CaseAlert, Cases
@@ -488,3 +488,33 @@ def test_cases_over_http(running):
     assert [each["what"] for each in case["history"]] == ["opened", "changed", "note", "linked"]
     assert case["evidence"][0]["evidence"] == evidence
     assert {"/v1/cases", "/v1/cases/{case}"} <= httpx.get(f"{running.url}/openapi.json").json()["paths"].keys()
+
+
+def test_a_landing_that_failed_is_repeated_with_the_next(tmp_path):
+    """The first decision is refused as not durable; it is landed with the second one, once."""
+    service = direct(tmp_path)
+    commit = service.answers.writer.commit
+    failures = [OSError("no space left")]
+
+    def failing():
+        if not failures:
+            return commit()
+        for file in service.answers.writer._files.values():
+            file.pending.clear()
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(failures.pop())
+        return future
+
+    service.answers.writer.commit = failing
+
+    async def run():
+        await service.start()
+        with pytest.raises(BadRequestError) as error:
+            await service.decide(msgspec.json.encode(body("lost")), "test")
+        assert error.value.status == 503
+        await service.decide(msgspec.json.encode(body("next")), "test")
+        await service.stop()
+
+    asyncio.run(run())
+    landed = Service(tmp_path).landed()
+    assert {name: len(answers) for name, answers in landed.items()} == {"lost": 1, "next": 1}
