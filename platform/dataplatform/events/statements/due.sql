@@ -17,12 +17,13 @@ WITH
     FROM {ledger}
     WHERE hour >= @start AND hour < @end
   ),
-  loaded_since AS (  -- hours loaded after later hours were materialised that look back on them
+  loaded_since AS (  -- hours loaded after later hours were materialised that look back on them; by equal hours, for engines hash them
     SELECT early.hour, done.hour AS late_hour, done.event
-    FROM {loads} AS early
-    JOIN done
-      ON early.hour < done.hour AND early.hour >= TIMESTAMP_SUB(done.hour, INTERVAL @lookback_hours HOUR)
-    WHERE early.loaded_at > done.materialized_at
+    FROM (SELECT hour, MIN(materialized_at) AS materialized_at FROM done GROUP BY hour) AS late
+    CROSS JOIN UNNEST(GENERATE_ARRAY(1, @lookback_hours)) AS distance
+    JOIN {loads} AS early ON early.hour = TIMESTAMP_SUB(late.hour, INTERVAL distance HOUR)
+    JOIN done ON done.hour = late.hour
+    WHERE early.loaded_at > late.materialized_at AND early.loaded_at > done.materialized_at
   ),
   shared AS (  -- of these, hours with ids in common
     SELECT DISTINCT since.event, since.late_hour AS hour
