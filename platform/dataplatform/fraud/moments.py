@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,13 @@ import msgspec
 
 from ..contracts.errors import ContractError, Problem
 from .document import shown
+from .facts import BYTE_ORDER_MARK
 from .features import EntityFeatures
 from .tree import Fact, Scalar
-from .values import ValueProblem, micros, plain_value, read_value
+from .values import ValueProblem, micros, nine_places, plain_value, read_value
 
 MAX_LINE = 1 << 20
 MAX_PROBLEMS = 50
-_NINE_PLACES = Decimal("0.000000001")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ def read_column(value: object, column_type: str) -> Scalar:
             return value if isinstance(value, str) else msgspec.json.encode(value).decode()
         raise ValueProblem("wrong_type", f"{shown(value)} where one value is wanted", "choose a column with one value")
     if column_type == "NUMERIC" and isinstance(value, float):
-        value = Decimal(repr(value)).quantize(_NINE_PLACES, ROUND_HALF_UP)
+        value = nine_places(value)
     return read_value(value, column_type)
 
 
@@ -192,9 +191,10 @@ def _time(file: Path, number: int, row: Mapping[str, Any], key: str, problems: l
 def _rows(file: Path, problems: list[Problem]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         with file.open("rb") as lines:
-            for number, raw in enumerate(lines, 1):
+            for number, line in enumerate(lines, 1):
                 if len(problems) >= MAX_PROBLEMS:
                     return
+                raw = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
                 if not raw.strip():
                     continue
                 if len(raw) > MAX_LINE:

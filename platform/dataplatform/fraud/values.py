@@ -3,11 +3,15 @@
 import math
 import re
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
 
 from .tree import Parameter, Scalar
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+_NINE_PLACES = Decimal("0.000000001")
+_NUMERIC_END = Decimal(10) ** 29
+_WIDE = Context(prec=60, rounding=ROUND_HALF_UP)
+"""A NUMERIC has 38 digits, and Python's usual context 28."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?\s?([Zz]|[+-]\d\d:\d\d)\Z")
 _NUMBER_WITH_UNIT = re.compile(r"\s*([+-]?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z%][\w /%]*)?\s*\Z")
@@ -160,9 +164,16 @@ def _decimal(value: float | Decimal) -> Decimal:
         raise ValueProblem("wrong_type", f"{value} is no number", "send a number") from None
     if not number.is_finite():
         raise ValueProblem("not_finite", f"{number} is no number", "leave the fact out where it is not known")
-    if abs(number) >= Decimal(10) ** 29 or number != round(number, 9):
+    if number.copy_abs() >= _NUMERIC_END or number != number.quantize(_NINE_PLACES, context=_WIDE):
         raise ValueProblem("out_of_range", f"{number} is no NUMERIC", "at most 29 digits and 9 decimals")
     return number
+
+
+def nine_places(value: float) -> Decimal | float:
+    """The decimal that a FLOAT64 is written as, rounded to a NUMERIC's places; as it came where no NUMERIC is so large."""
+    number = Decimal(repr(value))
+    fits = number.is_finite() and number.copy_abs() < _NUMERIC_END
+    return number.quantize(_NINE_PLACES, context=_WIDE) if fits else value
 
 
 def _storable(text: str) -> str:
