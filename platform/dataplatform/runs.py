@@ -254,8 +254,17 @@ def interrupts_noted() -> Iterator[list[int]]:
                 came += [number for number in reading.recv(4096) if number in (signal.SIGINT, signal.SIGTERM)]
 
 
-def execute(definitions: dg.Definitions, instance: dg.DagsterInstance, due: Due, stream: str) -> RunOutcome:
-    """Do what is due by one run in this process. What goes wrong inside is in the outcome; only Interrupted is raised."""
+def execute(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    due: Due,
+    stream: str,
+    config: Mapping[str, Mapping[str, Any]] | None = None,
+) -> RunOutcome:
+    """Do what is due by one run in this process. What goes wrong inside is in the outcome; only Interrupted is raised.
+
+    `config` is that of assets that ask for some, by their keys with slashes.
+    """
     keys = [asset_key(asset) for asset in due.assets]
     job = definitions.resolve_implicit_job_def_def_for_assets(keys)
     if job is None:
@@ -268,7 +277,10 @@ def execute(definitions: dg.Definitions, instance: dg.DagsterInstance, due: Due,
             # The process is named before the run begins: killed at any instant, it can be told to be dead.
             tags={**run_tags(due, stream), **process_tags()},
             raise_on_error=False,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            run_config={
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                "ops": {key.replace("/", "__"): {"config": dict(given)} for key, given in (config or {}).items()},
+            },
         )
     if came:
         raise Interrupted(came[0])

@@ -18,6 +18,7 @@ from .simulator import Batch, send
 from .stack import read_memory
 
 POLICY = "transfer"
+EVENT = "send_transfer_pay"
 PARAMETER = "large_amount"
 PEOPLE = {"dana": "editor", "eli": "approver"}
 """Who changes the threshold: one writes, another approves."""
@@ -103,7 +104,7 @@ def _requests(demo: Telling, count: int) -> Iterator[tuple[str, dict[str, str], 
     rng = random.Random(7)
     transfers = warehouse.query(
         "SELECT user_id, device_id, amount, currency, receiver__account_no AS receiver, is_first"
-        f" FROM `{warehouse.table_id('events', 'send_transfer_pay')}` WHERE user_id IS NOT NULL ORDER BY event_id LIMIT 500"
+        f" FROM `{warehouse.table_id('events', EVENT)}` WHERE user_id IS NOT NULL ORDER BY event_id LIMIT 500"
     ).rows
     for number in range(count):
         row = rng.choice(transfers) if transfers else {}
@@ -115,7 +116,7 @@ def _requests(demo: Telling, count: int) -> Iterator[tuple[str, dict[str, str], 
             continue
         entities = {"sender": user, "receiver": row.get("receiver") or "110-1", "device": row.get("device_id") or "d1"}
         yield (
-            "send_transfer_pay",
+            EVENT,
             entities,
             {
                 "amount": amount,
@@ -140,7 +141,7 @@ def _change_a_threshold(demo: Telling, service: Decisions) -> None:
 
     def version() -> int:
         _, answer = service.decide(
-            "send_transfer_pay",
+            EVENT,
             {"sender": "u1", "receiver": "110-1", "device": "d1"},
             {"amount": 700_000, "currency": "KRW", "is_first": True},
         )
@@ -227,7 +228,7 @@ def _mule(user: str, until: datetime) -> Iterator[dict[str, Any]]:
             "method": "balance",
             "is_first": True,
         }
-        yield event("send_transfer_pay", 10 - turn, transfer)
+        yield event(EVENT, 10 - turn, transfer)
 
 
 def _materialise(demo: Telling) -> None:
@@ -256,38 +257,36 @@ def _materialise(demo: Telling) -> None:
 
 
 def _backtest(demo: Telling) -> None:
-    """What a lower threshold would have done to the demo's hours."""
-    from ..fraud.backtest import Backtest, run_backtest
-    from ..fraud.catalog import load_catalog
-    from ..fraud.facts import set_parameters
-    from ..fraud.parameters import ParameterStore, database_url
-    from ..fraud.report import html_page
+    """What a lower threshold would have done to the demo's hours, as a run of Dagster."""
+    from ..catch_up import definitions_of
+    from ..due import Due
+    from ..fraud.assets import BACKTESTS
+    from ..runs import dagster_instance, execute
 
-    catalog = load_catalog(demo.settings.schemas_dir, demo.contracts)
-    typed = catalog.policies[POLICY]
-    store = ParameterStore(database_url(demo.settings.fraud_database, demo.settings.data_dir), catalog.policies)
-    snapshot = store.snapshot()
-    live = store.values(snapshot.policies[POLICY].live)
-    tried = dict(live) | {PARAMETER: set_parameters(typed.policy, {PARAMETER: 100_000})[PARAMETER]}
-    end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    start, end = demo.settings.first_hour, datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    question = {
+        "policy": POLICY,
+        "start": f"{start:%FT%T}",
+        "end": f"{end:%FT%T}",
+        "changes": {PARAMETER: "100000"},
+    }
+    asked = Due((BACKTESTS,), None, None, "the demo asks", "")
+    with dagster_instance(demo.settings) as instance:
+        outcome = execute(definitions_of(demo.settings), instance, asked, "fraud", {BACKTESTS: question})
+    if not outcome.ok:
+        demo.check("the backtest ran", False, "; ".join(outcome.failures))
+        return
+    folder = demo.settings.data_dir / "fraud" / "backtests" / outcome.run_id
+    report = json.loads((folder / "report.json").read_bytes())
     warehouse = Warehouse(demo.settings, labels={"command": "demo"})
-    began = time.monotonic()
-    report = run_backtest(
-        warehouse, catalog, Backtest(typed, live, tried, snapshot.lists, demo.settings.first_hour, end)
-    )
-    folder = demo.settings.data_dir / "fraud"
-    folder.mkdir(parents=True, exist_ok=True)
-    page = folder / "backtest.html"
-    page.write_text(html_page(report), encoding="utf-8")
-    table = warehouse.table_id("events", typed.policy.event)
+    table = warehouse.table_id("events", EVENT)
     events = warehouse.query(
         f"SELECT COUNT(*) AS n FROM `{table}` WHERE occurred_at >= @start AND occurred_at < @end",
-        {"start": demo.settings.first_hour, "end": end},
+        {"start": start, "end": end},
     ).rows[0]["n"]
-    changed = report["changed"]["decisions"]
     demo.say(
-        f"  backtest of {PARAMETER}=100000: {changed:,} of {report['decisions']:,} decisions change, "
-        f"{time.monotonic() - began:.1f} s: {page}"
+        f"  backtest of {PARAMETER}=100000: {report['changed']['decisions']:,} of {report['decisions']:,} decisions change, "
+        f"{outcome.seconds:.1f} s: {folder / 'report.html'}"
     )
     demo.check("the backtest decided every transfer of the demo", report["decisions"] == events, f"{events:,}")
 
