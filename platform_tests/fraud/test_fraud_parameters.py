@@ -217,6 +217,34 @@ def test_lists_with_expiry(database):
         store.put_entries("watched", [5], by="ed", reason="why")
 
 
+def test_an_entry_twice_and_one_that_nothing_is_found_by(store):
+    assert store.put_entries("watched", ["a", "a", "b"], by="ed", reason="Reported.") == 2
+    assert store.put_entries("watched", ["b", "c"], by="ed", reason="Reported again.") == 2
+    assert store.snapshot().lists["watched"] == {"a", "b", "c"}
+    store.remove_entries("watched", ["a", "b", "c"], by="ed", reason="Mistake.")
+    with pytest.raises(PlatformError, match="looks for receiver"):
+        store.put_entries("watched", [110223333], by="ed", reason="A number where a text is looked for.")
+
+
+def test_lists_are_read_again_only_where_one_changed(store):
+    now = [1_000_000]
+    store.clock = lambda: now[0]
+    store.put_entries("watched", ["a"], by="ed", reason="Reported.", expires_at=2_000_000)
+    first = store.snapshot()
+    store.propose("transfer", {"min_membership": 70}, base_version=1, by="ed", reason="why")
+    store.advance("transfer", 2, "shadow", by="ed")
+    second = store.snapshot(first)
+    assert second.generation > first.generation and second.policies["transfer"].shadow.version == 2
+    assert second.lists is first.lists and second.next_expiry == 2_000_000
+    store.put_entries("watched", ["b"], by="ed", reason="Reported.")
+    assert store.snapshot(second).lists["watched"] == {"a", "b"}
+    store.remove_entries("watched", ["b"], by="ed", reason="Mistake.")
+    third = store.snapshot(second)
+    assert third.lists["watched"] == {"a"}
+    now[0] = 2_000_000
+    assert store.snapshot(third).lists["watched"] == set()
+
+
 def test_parameters_survive_and_the_git_copy_follows(database, tmp_path):
     store = open_store(database, level="hold")
     assert len(export_live(store, tmp_path / "copy")) == 1

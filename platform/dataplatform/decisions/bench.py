@@ -28,6 +28,7 @@ class Benches:
         self.reachable = False
         self.loaded_at = 0.0
         self._generation = -1
+        self._snapshot: Snapshot | None = None
         self._next_expiry: int | None = None
         self.by_event: Mapping[str, Bench] = {}
         self.streams: Mapping[str, tuple[Bench, ...]] = {}
@@ -42,9 +43,10 @@ class Benches:
             generation = self.store.generation()
             expired = self._next_expiry is not None and time.time_ns() // 1000 >= self._next_expiry
             if generation != self._generation or expired:
-                snapshot = self.store.snapshot()
+                snapshot = self.store.snapshot(self._snapshot)
                 self._compile(snapshot)
                 self._generation, self._next_expiry = snapshot.generation, snapshot.next_expiry
+                self._snapshot = snapshot
                 self.loaded_at = time.time()
                 self.reachable = True
                 return True

@@ -10,9 +10,9 @@ import fcntl
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,7 +24,7 @@ from ..errors import PlatformError
 from .fact_types import TypedPolicy
 from .facts import set_parameters
 from .reachable import contradiction
-from .tree import Policy, Scalar
+from .tree import KIND_OF_TYPE, InList, Policy, Scalar, leaves
 from .values import ValueProblem, plain_value, read_parameter, read_value, time_text
 
 State = Literal["draft", "dry_run", "shadow", "share", "live", "retired"]
@@ -37,6 +37,7 @@ MAX_TEXT = 10_000
 MAX_NAME = 200
 MAX_NUMBER = 2**31 - 1
 """The largest version or case that a database can be asked for."""
+_LIST_CHANGES = ("list_add", "list_remove")
 _MIGRATION_LOCK = 7_305_001
 _migrating = threading.Lock()
 
@@ -142,6 +143,8 @@ class Snapshot:
     lists: Mapping[str, frozenset[Scalar]] = field(default_factory=dict)
     next_expiry: int | None = None
     """When the first list entry expires (microseconds since 1970)."""
+    lists_changed: int = 0
+    """The last change of a list that is in it."""
 
 
 def database_url(text: str, data_dir: Path) -> URL:
@@ -193,15 +196,19 @@ class ParameterStore:
             number: int = connection.execute(sa.select(_generation.c.number)).scalar_one()
             return number
 
-    def snapshot(self) -> Snapshot:
-        """What is in force, as of one moment."""
+    def snapshot(self, known: Snapshot | None = None) -> Snapshot:
+        """What is in force, as of one moment. Lists may be long: those of `known` are taken where none changed or expired."""
         now = self.clock()
         with self.engine.connect() as connection:
             number: int = connection.execute(sa.select(_generation.c.number)).scalar_one()
             rows = connection.execute(
                 sa.select(_versions).where(_versions.c.state.in_(["live", "shadow", "share"]))
             ).all()
-            entries = connection.execute(sa.select(_entries)).all()
+            last = sa.select(sa.func.max(_changes.c.id)).where(_changes.c.what.in_(_LIST_CHANGES))
+            changed: int = connection.execute(last).scalar() or 0
+            if known is not None and (known.lists_changed != changed or now >= (known.next_expiry or now + 1)):
+                known = None
+            entries = [] if known is not None else connection.execute(sa.select(_entries)).all()
         held: dict[str, dict[str, ParameterVersion]] = {}
         for row in rows:
             held.setdefault(row.policy, {})[row.state] = _version(row)
@@ -210,6 +217,8 @@ class ParameterStore:
             for name, each in held.items()
             if "live" in each
         }
+        if known is not None:
+            return replace(known, generation=number, policies=policies)
         lists: dict[str, set[Scalar]] = {
             name: set() for typed in self.policies.values() for name in typed.policy.lists()
         }
@@ -221,7 +230,7 @@ class ParameterStore:
                 expiries.append(row.expires_at)
             lists.setdefault(row.list, set()).add(_entry(row))
         frozen = {name: frozenset(values) for name, values in lists.items()}
-        return Snapshot(number, policies, frozen, min(expiries, default=None))
+        return Snapshot(number, policies, frozen, min(expiries, default=None), changed)
 
     def versions(self, policy: str) -> list[ParameterVersion]:
         """All versions of a policy, newest first."""
@@ -410,7 +419,7 @@ class ParameterStore:
         self.demand(by, "editor")
         check_text(name, "a list's name", "lists", MAX_NAME)
         check_text(reason, "a reason", name)
-        rows: list[dict[str, Any]] = []
+        rows: dict[str, dict[str, Any]] = {}
         for value in values:
             kind = "STRING" if isinstance(value, str) else "NUMBER"
             try:
@@ -420,18 +429,18 @@ class ParameterStore:
             text = str(read)
             if not text or len(text) > MAX_LIST_ENTRY:
                 raise PlatformError("an entry is empty or long", where=name, fix=f"1 to {MAX_LIST_ENTRY} characters")
-            rows.append(
-                {"value": text, "kind": "INT64" if isinstance(read, int) else "FLOAT64" if kind == "NUMBER" else kind}
-            )
+            held = "INT64" if isinstance(read, int) else "FLOAT64" if kind == "NUMBER" else kind
+            rows[text] = {"value": text, "kind": held}
         with self.writing() as connection:
             kinds = set(connection.execute(sa.select(_entries.c.kind).where(_entries.c.list == name)).scalars())
-            if len({each == "STRING" for each in kinds | {row["kind"] for row in rows}}) > 1:
+            if len({each == "STRING" for each in kinds | {row["kind"] for row in rows.values()}}) > 1:
                 raise PlatformError("texts and numbers in one list", where=name, fix="give all entries one kind")
-            for row in rows:
-                connection.execute(sa.delete(_entries).where(_entries.c.list == name, _entries.c.value == row["value"]))
+            self._check_kind(name, rows.values())
             extra = {"list": name, "expires_at": expires_at, "author": by, "reason": reason, "created_at": self.clock()}
             if rows:
-                connection.execute(sa.insert(_entries), [row | extra for row in rows])
+                old = sa.delete(_entries).where(_entries.c.list == name, _entries.c.value == sa.bindparam("entry"))
+                connection.execute(old, [{"entry": value} for value in rows])
+                connection.execute(sa.insert(_entries), [row | extra for row in rows.values()])
             self._raise_counter(connection)
             self._log(connection, by, "list_add", name, None, {"entries": len(rows), "reason": reason})
         return len(rows)
@@ -497,6 +506,19 @@ class ParameterStore:
                 )
             if missing:
                 self._raise_counter(connection)
+
+    def _check_kind(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """PlatformError for an entry that nothing could ever be found by: a number where policies look for a text."""
+        numbers = {row["kind"] != "STRING" for row in rows}
+        for typed in self.policies.values():
+            for rule in typed.policy.rules:
+                for leaf in leaves(typed.policy.resolved(rule.when)):
+                    if not isinstance(leaf, InList) or leaf.list != name:
+                        continue
+                    if {"STRING": True, "NUMBER": False}.get(KIND_OF_TYPE.get(typed.types[leaf.fact], "")) in numbers:
+                        kind = "numbers" if True in numbers else "texts"
+                        message = f"{typed.policy.name} looks for {leaf.fact} in this list, and these are {kind}"
+                        raise PlatformError(message, where=name, fix="send texts in quotes and numbers without")
 
     def _policy(self, name: str) -> TypedPolicy:
         typed = self.policies.get(name)
