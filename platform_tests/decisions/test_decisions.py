@@ -208,6 +208,17 @@ def test_bad_requests_are_refused_with_their_place(running, content, status, poi
         assert answer.json()["problems"][0]["pointer"] == pointer
 
 
+def test_places_that_are_none(running):
+    twice = httpx.post(f"{running.url}/v1/decisions?from=app", json=body("query"), headers=HEADERS)
+    assert twice.status_code == 200
+    for method, path, status in (("GET", "/v1/decisions", 404), ("GET", "/nope", 404), ("PUT", "/v1/policies", 405)):
+        answer = httpx.request(method, running.url + path, headers=HEADERS)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    slash = b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"a/b": 1}}'
+    refused = httpx.post(f"{running.url}/v1/decisions", content=slash, headers=HEADERS).json()
+    assert refused["problems"][0]["pointer"] == "/facts/a~1b"
+
+
 def test_api_keys(running):
     assert httpx.post(f"{running.url}/v1/decisions", json=body("x"), headers={"X-API-Key": "wrong"}).status_code == 401
     assert httpx.get(f"{running.url}/v1/policies").status_code == 401
@@ -375,9 +386,28 @@ def test_without_its_feature_store_it_answers_the_fallback(tmp_path):
     assert answer["degraded"] == ["features of user", "features of receiver", "features of device"]
 
 
+def test_the_explanation_of_a_fallback_is_of_the_decision_that_was_given(tmp_path):
+    service = direct(tmp_path, dict.fromkeys(CATALOG.entities, Down()))
+    answer = decide(service, {"request_id": "down", "event": "send_transfer_pay", "entities": {"sender": "u1"}})
+    landing = service.answers.landing
+    [line] = [
+        line for hour in landing.hours() for file in landing.files(hour) for line in landing.read(file).splitlines()
+    ]
+    record = record_of(line)
+    trace = replay(record, CATALOG.policies["transfer"])
+    assert trace.decision.level == answer["level"] == "hold"
+    assert trace.sentences[0].startswith("The answer is at least hold, the policy's fallback, because features could")
+
+
 def test_past_its_deadline_it_answers_the_fallback(tmp_path):
     answer = decide(direct(tmp_path, dict.fromkeys(CATALOG.entities, Slow())), body("slow") | {"deadline_ms": 50})
     assert (answer["level"], answer["fallback"]) == ("hold", "deadline")
+
+
+def test_past_its_deadline_it_asks_no_more_of_a_slow_store(tmp_path):
+    slow = dict.fromkeys(CATALOG.entities, Slow())
+    answer = decide(direct(tmp_path, slow), body("slower") | {"deadline_ms": 50})
+    assert answer["degraded"] == ["features of receiver", "features of device"] and answer["latency_ms"] < 200
 
 
 def test_without_its_parameters_it_answers_the_fallback(tmp_path):

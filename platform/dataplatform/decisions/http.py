@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import msgspec
 from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -39,6 +40,7 @@ from .openapi import document
 from .service import DecisionService
 
 MAX_BODY = 1 << 20
+DECISIONS = b"/v1/decisions"
 
 REQUEST_SECONDS = 30.0
 IDLE_SECONDS = 300.0
@@ -81,8 +83,10 @@ class Door:
                 PlatformError: _platform_error,
                 BadRequestError: _bad_request,
                 DBAPIError: _store_down,
+                HTTPException: _no_such_place,
             },
         )
+        self.others.router.redirect_slashes = False
 
     # What the protocol asks.
 
@@ -103,7 +107,7 @@ class Door:
         url = request.url
         if client is None and url.startswith(b"/v1/"):
             _give(slot, *_problem(401, "An API key is needed.", "send it in the header X-API-Key"))
-        elif url == b"/v1/decisions" and request.method == b"POST":
+        elif (url == DECISIONS or url.startswith(DECISIONS + b"?")) and request.method == b"POST":
             try:
                 self.service.begin(request.body, client or "", partial(_decided, slot))
             except BadRequestError as error:
@@ -340,6 +344,13 @@ def _as_response(problem: tuple[int, bytes, bytes]) -> Response:
 def _bad_request(_: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, BadRequestError)
     return _as_response(_bad(error))
+
+
+def _no_such_place(_: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    answer = _as_response(_problem(error.status_code, error.detail, "see /openapi.json"))
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 def _store_down(_: HttpRequest, error: Exception) -> Response:

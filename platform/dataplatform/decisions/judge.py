@@ -8,6 +8,8 @@ import hashlib
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
+from time import perf_counter
 from typing import Any, Protocol
 
 import msgspec
@@ -22,7 +24,7 @@ from ..fraud.features import EntityFeatures
 from ..fraud.parameters import ParameterVersion, Snapshot
 from ..fraud.policies import print_policy
 from ..fraud.traced import Trace, trace_policy
-from ..fraud.tree import LEVELS, RANK, Fact, InList, Scalar, leaves
+from ..fraud.tree import LEVELS, RANK, Decision, Fact, InList, Scalar, leaves
 from ..fraud.values import ValueProblem, plain_value, read_value
 
 ACTIONS: Mapping[str, str] = {
@@ -46,6 +48,14 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     entities: dict[str, str] = {}
     facts: dict[str, Any] = {}
     deadline_ms: int | None = None
+
+
+FALLBACKS = {
+    "parameters": "the parameters were never reached",
+    "features": "features could not be read",
+    "deadline": "it took longer than its deadline",
+}
+"""Why an answer is of the fallback."""
 
 
 class Reason(msgspec.Struct):
@@ -305,7 +315,8 @@ def read_given(bench: Bench, request: Request) -> dict[str, Fact]:
         if held is None:
             near = suggestion(name, types)
             fix = f"write {near}" if near else "see the event's contract and the policy's entities"
-            problems.append(FactProblem(f"/facts/{name}", "unknown_fact", f"{name} is no fact of the event", fix))
+            place = name.replace("~", "~0").replace("/", "~1")
+            problems.append(FactProblem(f"/facts/{place}", "unknown_fact", f"{name} is no fact of the event", fix))
         elif value is not None and held not in ("REPEATED", "JSON"):
             try:
                 given[name] = read_value(value, held)
@@ -323,9 +334,11 @@ def read_given(bench: Bench, request: Request) -> dict[str, Fact]:
 
 
 def look_up(
-    bench: Bench, request: Request, sources: Mapping[str, FeatureSource], moment: int
+    bench: Bench, request: Request, sources: Mapping[str, FeatureSource], moment: int, until: float = inf
 ) -> tuple[dict[str, Fact], list[str]]:
-    """The features of the request's entities, and the entities whose store is down."""
+    """The features of the request's entities, and the entities whose store is down, or not asked any more: it is `until`
+    on the clock of time.perf_counter.
+    """
     found: dict[str, Fact] = {}
     down: list[str] = []
     for role, key in request.entities.items():
@@ -334,6 +347,9 @@ def look_up(
         if not names:
             continue
         entity = bench.roles[role].entity
+        if perf_counter() > until:
+            down.append(f"features of {entity}")
+            continue
         try:
             values = sources[entity].features(key, moment, names)
         except Exception:  # whatever the store's client raises: the answer is the policy's fallback
@@ -430,7 +446,9 @@ def _shadow(compiled: Compiled, facts: Mapping[str, Fact]) -> Shadow:
 
 
 def replay(record: Record, typed: TypedPolicy) -> Trace:
-    """The decision of a record once more, step by step: the same rules, score and level (a fallback aside).
+    """The decision of a record once more, step by step: the same rules, score and level.
+
+    Where the answer is of the policy's fallback, that is told, and the decision is the one that was given.
 
     The policy's text must be the one of the record: see `digest_of` and `Answer.versions`.
     """
@@ -451,4 +469,12 @@ def replay(record: Record, typed: TypedPolicy) -> Trace:
         for leaf in leaves(policy.resolved(rule.when)):
             if isinstance(leaf, InList) and record.memberships.get(print_expression(leaf)):
                 lists[leaf.list].add(facts[leaf.fact])
-    return trace_policy(typed, values, {name: frozenset(each) for name, each in lists.items()}, facts)
+    trace = trace_policy(typed, values, {name: frozenset(each) for name, each in lists.items()}, facts)
+    answer = record.answer
+    if not answer.fallback:
+        return trace
+    given = Decision(answer.level, answer.score, tuple(each.code for each in answer.reasons), answer.unknown)  # type: ignore[arg-type]  # a level
+    said = (
+        f"The answer is at least {policy.fallback_level}, the policy's fallback, because {FALLBACKS[answer.fallback]}."
+    )
+    return msgspec.structs.replace(trace, decision=given, sentences=(said, *trace.sentences))

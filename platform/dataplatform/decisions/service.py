@@ -117,9 +117,9 @@ class DecisionService:
             raise BadRequestError(422, "The request has mistakes.", [problem])
         given = read_given(bench, request)
         now = datetime.now(UTC)
-        facts, down = look_up(bench, request, self.sources, time.time_ns() // 1000)
-        facts |= given
         deadline = (request.deadline_ms or bench.typed.policy.deadline_ms) / 1000
+        facts, down = look_up(bench, request, self.sources, time.time_ns() // 1000, started + deadline)
+        facts |= given
         spent = time.perf_counter() - started
         judged = judge(
             bench,
