@@ -202,6 +202,17 @@ def test_rollback(database):
     assert [each.state for each in store.versions("transfer")] == ["live", "retired", "retired", "retired"]
 
 
+def test_of_two_who_roll_back_at_once_one_has_a_conflict(database):
+    store = open_store(database, level="hold")
+    store.propose("transfer", {"min_membership": 70}, base_version=1, by="ed", reason="why")
+    store.advance("transfer", 2, "live", by="ed")
+    store.rollback("transfer", by="ed", reason="Too many holds.", base_version=2)
+    with pytest.raises(ConflictError) as conflict:
+        store.rollback("transfer", by="eve", reason="Too many holds.", base_version=2)
+    assert conflict.value.difference["min_membership"]["live"] == 30
+    assert store.snapshot().policies["transfer"].live.values["min_membership"] == 30
+
+
 def test_lists_with_expiry(database):
     now = [1_000_000]
     store = open_store(database)

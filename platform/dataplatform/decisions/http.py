@@ -261,13 +261,14 @@ class Door:
         return JSONResponse(_plain(done))
 
     async def rollback(self, request: HttpRequest) -> Response:
-        body = await _json(request, {"reason": str}, {"to": int})
+        body = await _json(request, {"reason": str}, {"to": int, "base_version": int})
         done = await asyncio.to_thread(
             self.store.rollback,
             request.path_params["policy"],
             by=_user(request),
             reason=body["reason"],
             to=body.get("to"),
+            base_version=body.get("base_version"),
         )
         return JSONResponse(_plain(done))
 

@@ -125,7 +125,12 @@ def document() -> dict[str, Any]:
                 )
             },
             "/v1/policies/{policy}/rollback": {
-                "post": change("The values before, live again.", {"reason": text, "to": number}, ["reason"], policy)
+                "post": change(
+                    "The values before, live again; a conflict where another than base_version is live.",
+                    {"reason": text, "to": number, "base_version": number},
+                    ["reason"],
+                    policy,
+                )
             },
             "/v1/policies/{policy}/changes": {
                 "get": {

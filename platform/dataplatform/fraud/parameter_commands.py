@@ -89,11 +89,12 @@ def advance(policy: str, version: int, state: str, percent: int | None, user: st
 @parameters.command()
 @click.argument("policy")
 @click.option("--to", type=int, help="The version to go back to; by default the one that was live before.")
+@click.option("--base", type=int, help="The version that was seen to be live: a conflict where another is.")
 @REASON
 @AS
-def rollback(policy: str, to: int | None, reason: str, user: str) -> None:
+def rollback(policy: str, to: int | None, base: int | None, reason: str, user: str) -> None:
     """The values before, live again at once."""
-    made = open_store().rollback(policy, by=user, reason=reason, to=to)
+    made = open_store().rollback(policy, by=user, reason=reason, to=to, base_version=base)
     click.echo(f"version {made.version} of {policy} is live")
 
 

@@ -375,8 +375,12 @@ class ParameterStore:
             self._log(connection, by, state, policy, version, {"share_percent": share_percent})
             return self._get(connection, policy, version)
 
-    def rollback(self, policy: str, *, by: str, reason: str, to: int | None = None) -> ParameterVersion:
+    def rollback(
+        self, policy: str, *, by: str, reason: str, to: int | None = None, base_version: int | None = None
+    ) -> ParameterVersion:
         """The values of the version that was live before (or of `to`), live again at once, as a new version.
+
+        ConflictError where another than `base_version` is live: of two who roll back at once the second would undo the first.
 
         They were approved when they first went live, so that one editor is enough.
         """
@@ -387,6 +391,10 @@ class ParameterStore:
             self.version(policy, to)  # says so when there is no such version
         with self.writing() as connection:
             live = self._live(connection, policy)
+            if base_version is not None and live.version != base_version:
+                base = self._get(connection, policy, base_version)
+                message = f"version {live.version} is live, {base_version} was to be rolled back"
+                raise ConflictError(message, _difference(base, live, {}), where=policy)
             query = sa.select(_versions).where(
                 _versions.c.policy == policy, _versions.c.live_at.is_not(None), _versions.c.version != live.version
             )
