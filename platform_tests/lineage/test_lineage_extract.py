@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from dataplatform.errors import PlatformError
 from dataplatform.lineage import workers as lineage_workers
 from dataplatform.lineage.catalog import Catalog, catalog_from
-from dataplatform.lineage.extract import extract
+from dataplatform.lineage.extract import extract, read_jobs
 from dataplatform.lineage.fingerprint import folded
 from dataplatform.lineage.jobs import Job
 
@@ -274,7 +275,40 @@ def test_memory_of_a_statement_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         ("EXECUTE IMMEDIATE 'SELECT a FROM t'", "EXECUTE IMMEDIATE 'SELECT b FROM t'", False),
         ("SELECT 'it''s' FROM t", "SELECT r'\\'' FROM t", False),
         ("SELECT a /* 'x */ FROM t", "SELECT a FROM t", True),
+        ("SELECT a FROM `p-1.d.t`", "SELECT a FROM `p-2.d.t`", False),
+        ("SELECT a FROM p-1.d.t", "SELECT a FROM p-2.d.t", False),
+        ("SELECT a FROM p-1.d.t", "SELECT a FROM p-1.d.u", False),
+        ("SELECT `1st` FROM t", "SELECT `2nd` FROM t", False),
+        ("SELECT a-1.5 FROM t", "SELECT a-2.5 FROM t", True),
+        ("SELECT a FROM t GROUP BY f(a, g(b)), 2", "SELECT a FROM t GROUP BY f(a, g(b)), 3", False),
+        ("SELECT a FROM t GROUP BY ROLLUP(1)", "SELECT a FROM t GROUP BY ROLLUP(2)", False),
+        ("SELECT a FROM t ORDER BY b NULLS LAST, 1", "SELECT a FROM t ORDER BY b NULLS LAST, 2", False),
+        ("EXPORT DATA OPTIONS(uri='gs://a/*') AS SELECT 1", "EXPORT DATA OPTIONS(uri='gs://b/*') AS SELECT 1", False),
     ],
 )
 def test_folding(left: str, right: str, same: bool) -> None:
     assert (folded(left) == folded(right)) is same
+
+
+def test_lines_of_another_shape_cost_only_themselves() -> None:
+    lines = [
+        b"\xef\xbb\xbf" + json.dumps(job(1, "SELECT a FROM t", creation_time=1767225600)).encode(),
+        json.dumps(job(2, "SELECT \udcff\ud800")).encode(),
+        b"[1]",
+        json.dumps(job(3, "\x00\x01\x7f")).encode(),
+    ]
+    found = list(read_jobs(lines, "log"))
+    assert [one[0] if isinstance(one, tuple) else one.job_id for one in found] == ["job1", "job2", "", "job3"]
+    records, _ = run_jobs([job(3, "\x00\x01\x7f")])
+    assert [record["reason"] for record in records] == ["unsupported"]
+
+
+@pytest.mark.parametrize("line", [b'[{"job_id": "1"},', b"[" * 100_000, b"NaN"])
+def test_a_line_that_is_not_json_is_told_by_its_number(line: bytes) -> None:
+    with pytest.raises(PlatformError, match="line 1 is not JSON"):
+        list(read_jobs([line], "log"))
+
+
+@pytest.mark.parametrize("table", [{"columns": 5}, {"columns": [{"name": "a", "type": "RECORD", "fields": 7}]}])
+def test_columns_that_are_no_list_are_a_problem_of_their_table(table: dict) -> None:
+    assert [problem.table for problem in catalog_from({"p.d.t": table}).problems] == ["p.d.t"]

@@ -19,7 +19,7 @@ from .names import general_path
 from .values import CERTAIN, TOLD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 SCALARS = frozenset(
@@ -147,8 +147,11 @@ class Catalog:
             columns = known.columns | {key: column for key, column in columns.items() if key not in known.columns}
         self.tables[name] = Table(name, type_, columns, definition)
 
-    def _fields(self, table: str, path: str, columns: Iterable[Any]) -> tuple[Field, ...]:
+    def _fields(self, table: str, path: str, columns: Any) -> tuple[Field, ...]:
         fields = []
+        if not isinstance(columns, list | tuple):
+            self.problems.append(Problem(table, path or "*", "unknown_type", "the columns are not a list"))
+            return ()
         for column in columns:
             if not isinstance(column, dict) or not isinstance(column.get("name"), str) or not column["name"]:
                 self.problems.append(Problem(table, path or "*", "unknown_type", "a column without a name"))

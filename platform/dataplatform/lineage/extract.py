@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import time
 import zlib
 from collections import Counter, OrderedDict, deque
@@ -60,22 +62,25 @@ def read_jobs(lines: Iterable[bytes], where: str) -> Iterator[Job | tuple[str, s
     Raises PlatformError with the line's number for a line that is not JSON.
     """
     for number, line in enumerate(lines, 1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901
         if not line.strip():
             continue
         try:
             yield _DECODER.decode(line)
-        except msgspec.ValidationError as error:
-            yield _job_id(line), f"line {number}: {error}"
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise PlatformError(
-                f"line {number} is not JSON: {error}", where=where, fix="write one JSON object a line"
-            ) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            try:
+                record = json.loads(line, parse_constant=_no_constant)
+            except (ValueError, RecursionError):
+                raise PlatformError(
+                    f"line {number} is not JSON: {error}", where=where, fix="write one JSON object a line"
+                ) from error
+            found = record.get("job_id") if isinstance(record, dict) else None
+            yield found if isinstance(found, str) else "", f"line {number}: {error}"
 
 
-def _job_id(line: bytes) -> str:
-    record = msgspec.json.decode(line)
-    found = record.get("job_id") if isinstance(record, dict) else None
-    return found if isinstance(found, str) else ""
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """One fingerprint for all runs of a text: literals, comments, white space and date shards folded away.
 
-What decides about edges is not folded: ordinals of GROUP BY and ORDER BY, JSON paths and keys, the names that PIVOT makes of its
-literals, and texts that are themselves SQL (EXECUTE IMMEDIATE, EXTERNAL_QUERY).
+What decides about edges is not folded: digits of names (in back-quotes, of hyphenated projects), URIs of files, ordinals of GROUP BY
+and ORDER BY, JSON paths and keys, the names that PIVOT makes of its literals, and texts that are themselves SQL (EXECUTE IMMEDIATE,
+EXTERNAL_QUERY).
 """
 
 from __future__ import annotations
@@ -9,14 +10,20 @@ from __future__ import annotations
 import hashlib
 import re
 
+from .names import general_uri
+
 # Each pattern starts with one of few characters, so that the scan between matches runs at the speed of a character search.
 _QUOTED = re.compile(
     r"'''(?:\\.|[^\\])*?'''|\"\"\"(?:\\.|[^\\])*?\"\"\"|'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"|`[^`]*`|--[^\n]*|\#[^\n]*|/\*.*?\*/",
     re.DOTALL,
 )
 _SHARD = re.compile(r"_(?:19|20)\d{6}\b")
-_ITEM = r"[\w.`]+(?: (?:[aA][sS][cC]|[dD][eE][sS][cC]))?"
+_CALL = r"\([^()]*(?:\([^()]*\)[^()]*)*\)"
+_ITEM = rf"[\w.`]+(?: ?{_CALL})?(?: (?:[aA][sS][cC]|[dD][eE][sS][cC]))?(?: [nN][uU][lL][lL][sS] (?:[fF][iI][rR]|[lL][aA])[sS][tT])?"
 _ORDINALS = re.compile(rf"[bB][yY] {_ITEM}(?:, ?{_ITEM})*")
+_HYPHENATED = re.compile(r"-[\w-]{1,30}\.(?:[A-Za-z_]\w*\.|`)")
+"""What follows the first hyphen of `my-project-1.dataset.table`."""
+_FILES = ("gs://", "s3://", "azure://")
 _NUMBER = re.compile(r"[0-9][\w.]*")
 _KEPT_DIGITS = str.maketrans("0123456789", "".join(chr(0xE000 + digit) for digit in range(10)))
 _AS_WRITTEN = ("pivot", "immediate", "external_query")
@@ -31,6 +38,7 @@ def folded(text: str) -> str:
         return " ".join(_QUOTED.sub(_uncommented, text).split())
     text = " ".join(_QUOTED.sub(_unquoted, text).split())
     text = _SHARD.sub("_*", text)
+    text = _HYPHENATED.sub(_kept, text)
     text = _ORDINALS.sub(_ordinals, text)
     text = _NUMBER.sub(_number, text)
     text = _LIST.sub(_list, text)
@@ -46,14 +54,20 @@ def _unquoted(match: re.Match[str]) -> str:
     piece = match.group()
     first = piece[0]
     if first == "`":
-        return piece
+        return _SHARD.sub("_*", piece).translate(_KEPT_DIGITS)
     if first not in "'\"":
         return " "
     if piece[1:2] == "$":
         return piece  # a JSON path
+    if piece[1:].startswith(_FILES):
+        return piece[0] + general_uri(piece[1:-1]).translate(_KEPT_DIGITS) + piece[0]
     text, start, end = match.string, match.start(), match.end()
     subscript = start > 1 and text[start - 1] == "[" and text[end : end + 1] == "]"
     return piece if subscript and (text[start - 2].isalnum() or text[start - 2] in "_)]`") else "?"
+
+
+def _kept(match: re.Match[str]) -> str:
+    return match.group().translate(_KEPT_DIGITS)
 
 
 def _ordinals(match: re.Match[str]) -> str:

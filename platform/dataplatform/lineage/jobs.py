@@ -25,7 +25,7 @@ class Job(msgspec.Struct, frozen=True):
     destination_table: str | None = None
     default_dataset: str | None = None
     statement_type: str | None = None
-    creation_time: str | None = None
+    creation_time: Any = None
     user_email: str | None = None
     labels: Any = None
 

@@ -491,6 +491,5 @@ _WITHOUT_DATA = (
     exp.Grant,
     exp.Revoke,
     exp.Use,
-    exp.Column,
     exp.Describe,
 )
