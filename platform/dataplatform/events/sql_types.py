@@ -73,7 +73,8 @@ def form(field: Field, q: str, x: str | None = None) -> str:
         case "TIMESTAMP":
             return f"REGEXP_CONTAINS({v}, r'{TIME}') AND {x} BETWEEN {FIRST_TIME} AND {LAST_TIME}"
         case "DATE":
-            return f"CAST({x} AS STRING) = {v}"
+            # The embedded server also has the years before 1 and after 9999, and infinity: none of these has ten characters.
+            return f"LENGTH({v}) = 10 AND CAST({x} AS STRING) = {v}"
         case "STRUCT":
             return f"STARTS_WITH({q}, '{{')"
     return "TRUE"

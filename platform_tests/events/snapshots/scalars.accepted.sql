@@ -65,7 +65,7 @@ SELECT
     AND (IFNULL(price__text, 'null') = 'null' OR CASE WHEN REGEXP_CONTAINS(JSON_VALUE(price__text, '$'), r'^-?(0|[1-9][0-9]{0,28})(\.[0-9]{1,9})?$') THEN TRUE WHEN SUBSTR(price__text, 1, 1) NOT IN ('"', 't', 'f') THEN SAFE_CAST(CAST(SAFE_CAST(JSON_VALUE(price__text, '$') AS NUMERIC) AS STRING) AS FLOAT64) = SAFE_CAST(JSON_VALUE(price__text, '$') AS FLOAT64) END)
     AND (IFNULL(SUBSTR(sold__text, 1, 1), 'n') IN ('t', 'f', 'n'))
     AND (IFNULL(seen_at__text, 'null') = 'null' OR (REGEXP_CONTAINS(JSON_VALUE(seen_at__text, '$'), r'^[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9]|[+-]14:00)$') AND seen_at BETWEEN TIMESTAMP '0001-01-01 00:00:00+00' AND TIMESTAMP '9999-12-31 23:59:59.999999+00'))
-    AND (IFNULL(day__text, 'null') = 'null' OR CAST(day AS STRING) = JSON_VALUE(day__text, '$')) AS _valid__
+    AND (IFNULL(day__text, 'null') = 'null' OR (LENGTH(JSON_VALUE(day__text, '$')) = 10 AND CAST(day AS STRING) = JSON_VALUE(day__text, '$'))) AS _valid__
 FROM typed;
 
 BEGIN TRANSACTION;

@@ -62,7 +62,7 @@ SELECT hour, file, line, '1.0',
     IF(IFNULL(price__text, 'null') != 'null' AND NOT IFNULL(CASE WHEN REGEXP_CONTAINS(JSON_VALUE(price__text, '$'), r'^-?(0|[1-9][0-9]{0,28})(\.[0-9]{1,9})?$') THEN TRUE WHEN SUBSTR(price__text, 1, 1) NOT IN ('"', 't', 'f') THEN SAFE_CAST(CAST(SAFE_CAST(JSON_VALUE(price__text, '$') AS NUMERIC) AS STRING) AS FLOAT64) = SAFE_CAST(JSON_VALUE(price__text, '$') AS FLOAT64) END, FALSE), [STRUCT('/params/price' AS path, 'wrong_type' AS code, 'not a decimal of at most 29 digits before and 9 after the point' AS message)], []),
     IF(SUBSTR(sold__text, 1, 1) NOT IN ('t', 'f', 'n'), [STRUCT('/params/sold' AS path, 'wrong_type' AS code, 'not true or false' AS message)], []),
     IF(IFNULL(seen_at__text, 'null') != 'null' AND NOT IFNULL(REGEXP_CONTAINS(JSON_VALUE(seen_at__text, '$'), r'^[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9]|[+-]14:00)$') AND seen_at BETWEEN TIMESTAMP '0001-01-01 00:00:00+00' AND TIMESTAMP '9999-12-31 23:59:59.999999+00', FALSE), [STRUCT('/params/seen_at' AS path, 'wrong_type' AS code, 'not a time such as 2026-01-31T23:59:59.123456+09:00' AS message)], []),
-    IF(IFNULL(day__text, 'null') != 'null' AND NOT IFNULL(CAST(day AS STRING) = JSON_VALUE(day__text, '$'), FALSE), [STRUCT('/params/day' AS path, 'wrong_type' AS code, 'not a date such as 2026-01-31' AS message)], [])
+    IF(IFNULL(day__text, 'null') != 'null' AND NOT IFNULL(LENGTH(JSON_VALUE(day__text, '$')) = 10 AND CAST(day AS STRING) = JSON_VALUE(day__text, '$'), FALSE), [STRUCT('/params/day' AS path, 'wrong_type' AS code, 'not a date such as 2026-01-31' AS message)], [])
   ))
 FROM typed;
 
