@@ -1,10 +1,13 @@
 """The text form of rules and policy files: what reads, and what each mistake says."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from ruamel.yaml import YAML
 
+from dataplatform.contracts.commands import contracts
 from dataplatform.contracts.errors import ContractError
 from dataplatform.fraud.expression import ExpressionError, parse_rule, print_expression
 from dataplatform.fraud.fact_types import DeclaredFact
@@ -144,3 +147,24 @@ def test_one_policy_decides_an_event_and_any_number_judge_it_afterwards(tmp_path
         (tmp_path / f"{name}.yaml").write_text(text.replace("stream: STREAM\n", ""))
     with pytest.raises(ContractError, match="a decides send as well"):
         load_policies(tmp_path, events=COLUMNS, entities={"user": USER})
+
+
+def test_contracts_check_tells_undeclared_names_of_policies_and_features(tmp_path):
+    schemas = tmp_path / "schemas"
+    shutil.copytree(Path(__file__).parents[2] / "schemas", schemas)
+
+    def check():
+        return CliRunner().invoke(contracts, ["--schemas-dir", str(schemas), "check"])
+
+    assert check().exit_code == 0
+    for file, right, wrong in (
+        ("policies/transfer.yaml", "sender.receivers_24h", "sender.receiverz_24h"),
+        ("features/user.yaml", "of: device_id", "of: device_ix"),
+    ):
+        text = (schemas / file).read_text()
+        (schemas / file).write_text(text.replace(right, wrong))
+        told = check()
+        assert (
+            told.exit_code == 1 and f"{file}:" in told.stderr and f"write {right.removeprefix('of: ')}" in told.stderr
+        )
+        (schemas / file).write_text(text)

@@ -1,6 +1,7 @@
 """`dataplatform contracts …`"""
 
 import difflib
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from .build import GENERATED_FOLDER, difference, generated_files, write
 from .collections import Collections, load_collections_leniently
 from .compatibility import Change, folder_changes, is_breaking
 from .documents import read_document
-from .errors import Problem
+from .errors import ContractError, Problem
 from .events import EventContract
 from .history import contracts_at
 from .load import OWNERS_FILE, Contracts, load_contracts, load_contracts_leniently
@@ -47,6 +48,8 @@ def check(root: Path) -> None:
     collections, more = load_collections_leniently(root)
     sources, of_sources = load_sources_leniently(root, found)
     problems += [*more, *_unknown_owners(collections, found), *of_sources]
+    if not problems:
+        problems += _of_policies(root, found)
     if problems:
         for problem in problems:
             click.echo(str(problem), err=True)
@@ -58,6 +61,17 @@ def check(root: Path) -> None:
     captured = f", {_count(len(collections.contracts), 'collection')}" if collections.contracts else ""
     outside = f", {_count(len(sources.contracts), 'source')}" if sources.contracts else ""
     click.echo(f"{events}{captured}{outside}: no mistakes")
+
+
+def _of_policies(root: Path, found: Contracts) -> list[Problem]:
+    """Mistakes of features and policies, which read what contracts declare."""
+    # By name: contracts know no domain.
+    catalog = importlib.import_module("dataplatform.fraud.catalog")
+    try:
+        catalog.load_catalog(root, found)
+    except ContractError as error:
+        return error.problems
+    return []
 
 
 @contracts.command()
