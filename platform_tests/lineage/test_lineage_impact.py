@@ -174,6 +174,37 @@ def test_commands_over_a_file(edges_file: Path, tmp_path: Path) -> None:
     assert broken.exit_code != 0
 
 
+def test_a_whole_table_in_any_case_and_a_change_that_mends_its_readers(edges_file: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    known = ["--edges", str(edges_file)]
+    assert "p.mart.contacts.contact" in run(lineage, ["impact", "p.mart.users.*", *known]).output
+    one, other = (run(lineage, ["impact", f"p.mart.users.{name}", *known]).output for name in ("email", "EMAIL"))
+    assert one == other
+    assert "p.mart.contacts.contact" in one
+    assert "no edge names" in run(lineage, ["impact", "p.mart.users.emial", *known]).output
+    changed = edges_of(
+        {
+            "stage": ("SELECT id, address, country FROM raw.users", "p.mart.users"),
+            "contacts": ("SELECT address AS contact FROM mart.users", "p.mart.contacts"),
+        }
+    )
+    new = tmp_path / "new.jsonl"
+    new.write_text("\n".join(json.dumps({f: getattr(e, f) for f in e.__struct_fields__}) for e in changed))
+    mended = run(lineage, ["diff", "--old", str(edges_file), "--new", str(new), "--check"])
+    assert "gone     p.mart.users.email" in mended.output
+    assert "breaks p.mart.contacts" not in mended.output
+
+
+def test_the_steps_go_through_whole_rows() -> None:
+    edges = [
+        StoredEdge("p.d.a", "x", "p.d.b", "*", "INDIRECT", "FILTER", job_id="1"),
+        StoredEdge("p.d.a", "y", "p.d.b", "y", "DIRECT", "IDENTITY", job_id="1"),
+        StoredEdge("p.d.b", "y", "p.d.c", "z", "DIRECT", "IDENTITY", job_id="2"),
+    ]
+    way = Graph(edges).between(("p.d.a", "x"), ("p.d.c", "z"), indirect=True)
+    assert [edge.target for edge in way] == [("p.d.b", "*"), ("p.d.c", "z")]
+
+
 def test_a_file_that_is_no_edges(tmp_path: Path) -> None:
     path = tmp_path / "edges.jsonl"
     path.write_text('{"kind":"edge"}\n')

@@ -102,8 +102,11 @@ def impact(column: str, *, upstream: bool, depth: int | None, indirect: bool, fo
 
     With owners, promises of freshness that are hit, and the last run of the query on the way.
     """
-    start = parse_node(column)
+    asked = parse_node(column)
     graph = _graph(edges)
+    start = graph.named(asked) or asked
+    if graph.named(asked) is None:
+        click.echo(f"no edge names {'.'.join(asked)}: nothing is known to make or read it", err=True)
     found = graph.reach(start, "upstream" if upstream else "downstream", depth=depth, indirect=indirect)
     owners = table_owners(get_settings())
     promised = promises(get_settings(), graph.edges)
@@ -138,7 +141,9 @@ def _short(table: str) -> str:
 @_EDGES
 def explain(source: str, target: str, indirect: bool, edges: Path | None) -> None:
     """The steps from the column SOURCE to the column TARGET, each with its SQL and its query."""
-    found = _graph(edges).between(parse_node(source), parse_node(target), indirect=indirect)
+    graph = _graph(edges)
+    ends = [graph.named(node) or node for node in (parse_node(source), parse_node(target))]
+    found = graph.between(ends[0], ends[1], indirect=indirect)
     if not found:
         raise PlatformError(f"{target} does not come from {source}", fix="" if indirect else "try --indirect")
     for edge in found:
@@ -178,10 +183,12 @@ def diff(old: Path | None, new: Path, check: bool) -> None:
         from .stored import stored_edges
 
         present = list(stored_edges(get_settings()))
-    graph = Graph(present)
+    changed = list(read_edges(new))
+    written = {edge.target_table for edge in changed}
+    graph = Graph([edge for edge in present if edge.target_table not in written] + changed)
     owners = table_owners(get_settings())
     broken = 0
-    for change in changes(present, read_edges(new)):
+    for change in changes(present, changed):
         name = ".".join(change.node)
         if not change.gone:
             click.echo(f"changed  {name}")

@@ -149,6 +149,15 @@ class Graph:
         """Column paths of a table that edges name."""
         return [path for path in self._columns.get(table, {}) if path != WHOLE_ROW]
 
+    def named(self, node: Node) -> Node | None:
+        """The column as edges write it, in whatever case it was asked for; None when no edge names it."""
+        table, path = node
+        columns = self._columns.get(table)
+        if columns is None or path == WHOLE_ROW or path in columns or node in self._nested:
+            return node if columns is not None else None
+        found = next((one for one in columns if f"{one.lower()}.".startswith(f"{path.lower()}.")), None)
+        return (table, found[: len(path)]) if found is not None else None
+
     def reach(
         self, start: Node, direction: Direction = "downstream", *, depth: int | None = None, indirect: bool = False
     ) -> list[Reached]:
@@ -175,7 +184,7 @@ class Graph:
                     reached = Reached(node, distance, edges[number], at)
                     found.append(reached)
                     waiting.append(reached)
-            if at.node[0] in whole or "." in at.node[1]:
+            if at is first or at.node[0] in whole or "." in at.node[1]:
                 for edge, node in self.steps(at.node, down, indirect):
                     if node not in seen:
                         seen.add(node)
@@ -227,10 +236,11 @@ class Graph:
         back = {one.node for one in self.reach(target, "upstream", indirect=indirect)} | {target}
         if source not in back and not any(related(source, node) for node in back):
             return []
+        rows = {node[0] for node in back}
         found: dict[int, StoredEdge] = {}
         for at in (source, *(one.node for one in self.reach(source, indirect=indirect))):
             for edge, node in self.steps(at, True, indirect):
-                if node in back or any(related(node, one) for one in (target,)):
+                if node in back or related(node, target) or (node[1] == WHOLE_ROW and node[0] in rows):
                     found.setdefault(id(edge), edge)
         return list(found.values())
 

@@ -264,9 +264,12 @@ class Statements(Queries):
                 parts = [str(identifier.name) for identifier in left.find_all(exp.Identifier)]
             if len(parts) > 1 and parts[0].lower() in prefixes and scope.relations[0].certain(parts[0].lower()) is None:
                 parts = parts[1:]
-            value = self.value(one.expression, scope)
+            right = one.expression
+            default = isinstance(right, exp.Column) and not right.this.args.get("quoted") and len(right.parts) == 1
+            default = default and right.name.upper() == "DEFAULT"
+            value = NOTHING if default else self.value(right, scope)
             if value is NOTHING:
-                value = Constant(one.expression)
+                value = Constant(right)
             result.append((".".join(parts), with_influences(value, own)))
         return result
 
