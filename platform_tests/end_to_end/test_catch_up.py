@@ -157,11 +157,11 @@ def test_signals_and_several_at_once_then_the_running_hour_then_a_server_gone_th
         assert [run.status.value for run in instance.get_runs()] == ["FAILURE"]
     assert project.stream.lease.holder() is None
 
-    # Of several at once one works while the others wait for it; one of these is told to stop.
-    at_once = [start_catch_up(project, running + HOUR / 2) for _ in range(3)]
-    read_until(at_once[2], "its files are new")
-    at_once[2].send_signal(signal.SIGINT)
-    for process, status in zip(at_once, (0, 0, 128 + signal.SIGINT), strict=True):
+    # Of two at once one works while the other waits for it; this one or that is told to stop.
+    at_once = [start_catch_up(project, running + HOUR / 2) for _ in range(2)]
+    read_until(at_once[1], "its files are new")
+    at_once[1].send_signal(signal.SIGINT)
+    for process, status in zip(at_once, (0, 128 + signal.SIGINT), strict=True):
         output, _ = process.communicate(timeout=220)
         assert process.returncode == status, output
         assert "Traceback" not in output
