@@ -273,6 +273,47 @@ def test_a_new_collection_starts_by_itself(lab: Lab) -> None:
     lab.assert_landed("second")
 
 
+def test_a_contract_that_was_away(lab: Lab) -> None:
+    """The stream goes on without a collection whose contract is gone or broken, but what it missed is never lost."""
+    contract = lab.contract("docs")
+    lab.contract("other")
+    lab.db.docs.insert_many([{"_id": 1}, {"_id": 2}])
+    lab.sync()
+    file = lab.settings.schemas_dir / "collections" / f"{contract.namespace}.yaml"
+    text = file.read_text()
+    file.write_text("owner: [")
+    lab.capture()
+    lab.db.docs.insert_one({"_id": 3})
+    lab.db.docs.delete_one({"_id": 1})
+    lab.capture()
+    file.write_text(text)
+    lab.sync()
+    lab.assert_equal("docs")
+    (_, again) = lab.state.collections[contract.namespace].ended
+    assert again.reason.startswith("no contract named it")
+    lab.db.docs.insert_one({"_id": 4})
+    lab.sync()
+    lab.assert_equal("docs")
+    assert len(lab.state.collections[contract.namespace].ended) == 2
+    assert len(lab.state.collections[f"{lab.database}.other"].ended) == 1
+
+
+def test_a_file_that_breaks_while_the_capture_runs(lab: Lab) -> None:
+    contract = lab.contract("docs")
+    told: list[str] = []
+    read = contracts_of(lab.settings, told.append)
+    file = lab.settings.schemas_dir / "collections" / f"{contract.namespace}.yaml"
+    text = file.read_text()
+    assert list(read()) == [contract.namespace]
+    file.write_text("")  # an editor that is writing it
+    assert read() == {contract.namespace: contract}
+    assert len(told) == 1
+    file.write_text(text)
+    assert read() == {contract.namespace: contract}
+    file.unlink()
+    assert not read()
+
+
 def test_drop_and_create_again(lab: Lab) -> None:
     lab.contract("docs")
     lab.db.docs.insert_many([{"_id": n, "v": 1} for n in range(20)])

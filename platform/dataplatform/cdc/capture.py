@@ -408,6 +408,7 @@ class Capture:
 
             self.positions.commit(register)
             self._passed = max(self._passed, self.positions.state.passed)
+        self._note_absent(wanted)
         self._contracts = wanted
         for name in wanted:
             request = requested_snapshot(self._landings[name])
@@ -422,6 +423,30 @@ class Capture:
                         state, name, why, blocks_from=None, sweep=True, requested_at=asked
                     )
                 )
+
+    def _note_absent(self, wanted: Contracts) -> None:
+        """A collection without a valid contract is not in the stream, which goes on without it: once it has one again, what was
+        missed is made good by a snapshot beside its table."""
+        known = self.positions.state.collections
+        gone = [name for name, one in known.items() if name not in wanted and one.left is None] if wanted else []
+        back = [name for name in wanted if known[name].left is not None]
+        for name in gone:
+            _log.warning("%s: no valid contract names it any more; the stream goes on without it", name)
+        for name in back:
+            _log.warning("%s: not read since %s; it is read again beside its table", name, known[name].left)
+        if not gone and not back:
+            return
+
+        def change(state: UnitState) -> None:
+            for name in gone:
+                state.collections[name].left = state.passed_at
+            for name in back:
+                left, state.collections[name].left = state.collections[name].left, None
+                assert left is not None
+                reason = f"no contract named it from {left:%Y-%m-%d %H:%M:%S} UTC on"
+                _want_snapshot(state, name, reason, blocks_from=floor_hour(left), sweep=True)
+
+        self.positions.commit(change)
 
     def _snapshots_due(self) -> bool:
         return bool(self._resnapshots) or any(self._snapshot_due(name) for name in self._contracts)

@@ -4,8 +4,9 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 
-from ..contracts.collections import load_collections_leniently
+from ..contracts.collections import CollectionContract, load_collections_leniently
 from ..errors import PlatformError
 from ..settings import Settings
 from .capture import Capture, Contracts
@@ -19,8 +20,10 @@ units spread over the workers."""
 
 
 def contracts_of(settings: Settings, report: Callable[[str], None]) -> Callable[[], Contracts]:
-    """The contracts as they stand in the folder each time they are asked for. A broken file is reported once, and left out."""
+    """The contracts as they stand in the folder each time they are asked for. A broken file is reported once; what it said before
+    it broke holds on, or, where nobody knows that, it is left out."""
     told: set[str] = set()
+    held: dict[Path, CollectionContract] = {}
 
     def read() -> Contracts:
         collections, problems = load_collections_leniently(settings.schemas_dir)
@@ -29,7 +32,13 @@ def contracts_of(settings: Settings, report: Callable[[str], None]) -> Callable[
             if text not in told:
                 told.add(text)
                 report(text)
-        return collections.contracts
+        broken = {problem.file for problem in problems}
+        kept = {
+            file: one for file, one in held.items() if file in broken and one.namespace not in collections.contracts
+        }
+        held.clear()
+        held.update(kept | {file: collections.contracts[name] for name, file in collections.files.items()})
+        return {one.namespace: one for one in held.values()}
 
     return read
 

@@ -71,7 +71,8 @@ class Snapshot(msgspec.Struct):
 
 
 class CollectionState(msgspec.Struct):
-    """What is known of one collection. `since`: the first hour that has changes of it."""
+    """What is known of one collection. `since`: the first hour that has changes of it. `left`: the source's time from which on the
+    stream did not read it, because no valid contract named it."""
 
     since: datetime
     position: str | None = None
@@ -80,6 +81,7 @@ class CollectionState(msgspec.Struct):
     snapshot: Snapshot | None = None
     ended: list[Snapshot] = []
     missing: bool = False
+    left: datetime | None = None
 
     def complete_through(self, passed: datetime) -> datetime | None:
         """End of the complete hours when the stream has passed a time; None before the first snapshot has ended."""
