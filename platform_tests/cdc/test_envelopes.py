@@ -39,6 +39,22 @@ def test_what_is_no_envelope_is_named_with_its_place(case: dict[str, object]) ->
         list(EnvelopeReader("x").read([b"{"]))
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"op":"c","after":"{not json","source":{"ts_ms":1,"db":"shop","collection":"chats"}}',
+        '{"op":"c","after":"{\\"a\\":1}","source":{"ts_ms":1,"db":"shop","collection":"chats"}}',
+        '{"op":"c","after":"{\\"_id\\":1}","source":{"ts_ms":1,"collection":"chats"}}',
+        '{"op":"c","after":"{\\"_id\\":1}","source":{"ts_ms":"x","db":"shop","collection":"chats"}}',
+        '{"operationType":"insert","ns":null}',
+    ],
+)
+def test_a_broken_envelope_is_named_with_its_place(message: str) -> None:
+    with pytest.raises(EnvelopeError, match="a broken envelope") as caught:
+        list(EnvelopeReader("x").read([message.encode()], where="topic.ndjson"))
+    assert caught.value.where == "topic.ndjson:1"
+
+
 def test_imported_files_are_landed_and_their_hours_become_complete(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, schemas_dir=CHECKOUT / "schemas")
     contracts = load_collections(settings.schemas_dir).contracts

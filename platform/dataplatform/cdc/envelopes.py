@@ -65,7 +65,14 @@ class EnvelopeReader:
                 raise EnvelopeError(
                     f"not JSON: {error}", where=f"{where}:{number}", fix="land one message a line"
                 ) from None
-            yield from self._one(data, f"{where}:{number}")
+            try:
+                yield from self._one(data, f"{where}:{number}")
+            except (KeyError, TypeError, ValueError) as error:
+                raise EnvelopeError(
+                    f"a broken envelope: {type(error).__name__}: {error}",
+                    where=f"{where}:{number}",
+                    fix="land the engine's message as it came",
+                ) from None
 
     def _one(self, data: Any, where: str) -> Iterator[Imported]:
         if isinstance(data, dict) and "schema" in data and "payload" in data:  # Kafka Connect's JSON with schemas
