@@ -19,12 +19,14 @@ from pymongo.errors import OperationFailure
 from source_lab import Background, Lab, wait_for
 
 from dataplatform.cdc import connections, service
+from dataplatform.cdc.commands import _key
 from dataplatform.cdc.connections import SourceError, connect, redact, source_error
 from dataplatform.cdc.secrets import SecretError, secret_of
 from dataplatform.cdc.service import capture_once
 from dataplatform.cdc.snapshot import Pace
 from dataplatform.cdc.state import PositionFile, Unit, UnitState, units_of
 from dataplatform.cdc.status import metrics_text, status_of
+from dataplatform.errors import PlatformError
 from dataplatform.local.servers import Server, environment_program, free_ports
 
 SECRET = "s3cr:et/word"
@@ -340,3 +342,15 @@ def test_the_pace_is_lowered_while_the_source_is_slow() -> None:
     for _ in range(400):
         now[0] += pace.wait_seconds(100) + 0.01
     assert pace.rate == 1000
+
+
+@pytest.mark.parametrize("key", ["no json", '{"$oid":"x"}', '{"$oid":5}'])
+def test_a_key_that_is_none(key: str) -> None:
+    with pytest.raises(PlatformError, match="not Extended JSON") as caught:
+        _key(key)
+    assert caught.value.where == key
+
+
+def test_a_key_is_taken_as_its_canonical_text() -> None:
+    assert _key("5") == '{"$numberInt":"5"}'
+    assert _key(' {"$oid" : "6b05381b5ceab495e96d2fbe"}') == '{"$oid":"6b05381b5ceab495e96d2fbe"}'

@@ -142,7 +142,7 @@ def reconcile(collection: str, everything: bool) -> None:
 
 @cdc.command()
 @click.argument("collection")
-@click.option("--key", "keys", multiple=True, help="Canonical Extended JSON of an _id; without it all that differ.")
+@click.option("--key", "keys", multiple=True, help="Extended JSON of an _id; without it all that differ.")
 def repair(collection: str, keys: tuple[str, ...]) -> None:
     """Read the documents of COLLECTION that differ again, and land them as corrections."""
     from .hours import CollectionHours
@@ -152,6 +152,7 @@ def repair(collection: str, keys: tuple[str, ...]) -> None:
     settings = get_settings()
     contract = _contract(settings, collection)
     hours = CollectionHours(settings, _collections(settings).contracts)
+    keys = tuple(_key(key) for key in keys)
     if not keys:
         keys = tuple(one.key for one in compare(settings, hours, contract, everything=True).differences)
     if not keys:
@@ -170,17 +171,11 @@ def as_of(collection: str, key: str, at: datetime | None) -> None:
 
     Says on standard error where the document may hold later changes, or lack some; exit status 1 where there was none.
     """
-    from .extended_json import canonical, parse
     from .hours import CollectionHours
 
     settings = get_settings()
     contract = _contract(settings, collection)
-    try:
-        key = canonical(parse(key))
-    except ValueError as error:
-        raise PlatformError(
-            f"not JSON: {error}", where=key, fix='write Extended JSON, such as \'{"$oid":"…"}\' or \'"text"\''
-        ) from None
+    key = _key(key)
     at = at or datetime.now(UTC)
     at = at.replace(tzinfo=UTC) if at.tzinfo is None else at
     found = None
@@ -250,6 +245,20 @@ def _contract(settings: Settings, name: str) -> CollectionContract:
             fix=f"the collections are {', '.join(sorted(contracts)) or 'none'}",
         )
     return contracts[name]
+
+
+def _key(text: str) -> str:
+    """The canonical text of a key that a person wrote."""
+    from bson.errors import BSONError
+
+    from .extended_json import canonical, parse
+
+    try:
+        return canonical(parse(text))
+    except (ValueError, TypeError, BSONError) as error:
+        raise PlatformError(
+            f"not Extended JSON: {error}", where=text, fix='write an _id such as \'{"$oid":"…"}\' or \'"text"\''
+        ) from None
 
 
 def _say(line: str) -> None:
