@@ -37,6 +37,13 @@ def test_every_event_is_given_as_its_own_text(texts: list[str], frame: bytes) ->
     assert _cut_by_brackets(body) == _cut(body) == events
 
 
+@pytest.mark.parametrize("text", ["{not json}", '{"event_id":"z",}', '{"a":1 "b":2}', '{"a":tru}', '{"a":01}'])
+def test_one_event_that_is_no_json_is_a_malformed_body(text: str) -> None:
+    with pytest.raises(Malformed) as fault:
+        events_of(text.encode())
+    assert 0 < fault.value.offset < len(text)
+
+
 @given(st.lists(TEXTS | SPOILT, min_size=1, max_size=8), SPOILT, st.integers(0, 8))
 def test_an_event_that_is_no_json_is_cut_out_alone(texts: list[str], spoilt: str, place: int) -> None:
     texts.insert(min(place, len(texts)), spoilt)

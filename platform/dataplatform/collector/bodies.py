@@ -122,12 +122,28 @@ def events_of(body: bytes) -> list[bytes]:
         found = _cut(body)
     except (msgspec.DecodeError, RecursionError) as error:
         by_brackets = _cut_by_brackets(body)
-        if by_brackets is None:
+        if by_brackets is None or (_is_one_event(body) and not _is_nearly_json(body)):
             raise malformed(body, error) from None
         found = by_brackets
     if len(found) > MAX_EVENTS:
         raise too_large(f"{len(found)} events in one request")
     return found
+
+
+def _is_one_event(body: bytes) -> bool:
+    """Whether a body that begins and ends with braces is no batch: there is no neighbour to be saved from it."""
+    return _array_begin(body.strip(_SPACE)) is None
+
+
+def _is_nearly_json(body: bytes) -> bool:
+    """Whether it is JSON but for what has a reason of its own: NaN, half a surrogate pair, too deep."""
+    try:
+        json.loads(body)
+    except RecursionError:
+        return True
+    except ValueError:
+        return False
+    return True
 
 
 def _cut(body: bytes) -> list[bytes]:
