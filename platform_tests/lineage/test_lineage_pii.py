@@ -2,8 +2,10 @@
 
 import pytest
 
+from dataplatform.lineage.catalog import catalog_from
 from dataplatform.lineage.impact import Graph, StoredEdge
 from dataplatform.lineage.pii import MaskingPolicy, forbidden, masked_by, spread
+from dataplatform.lineage.resolve import resolve
 
 
 def edge(
@@ -54,15 +56,52 @@ def test_marks_follow_direct_edges_only() -> None:
     ],
 )
 def test_what_stops_a_mark(expression: str, stops: bool) -> None:
-    found = masked_by(edge("p.a.t.email", "p.b.t.x", "TRANSFORMATION", expression), MaskingPolicy())
+    one = edge("p.a.t.email", "p.b.t.x", "TRANSFORMATION", expression, expression.startswith(("SHA", "TO_HEX")))
+    found = masked_by(one, MaskingPolicy())
     assert (found is not None) is stops
 
 
 def test_a_policy_may_trust_any_hash() -> None:
-    one = edge("p.a.t.email", "p.b.t.x", "TRANSFORMATION", "SHA256(email)")
+    one = edge("p.a.t.email", "p.b.t.x", "TRANSFORMATION", "SHA256(email)", True)
     assert masked_by(one, MaskingPolicy(unsalted_hashes=True)) == "hash sha2digest"
 
 
 def test_a_cut_expression_is_not_trusted() -> None:
     one = edge("p.a.t.email", "p.b.t.x", "TRANSFORMATION", "COUNT(" + "email, " * 300 + "1)")
     assert masked_by(one, MaskingPolicy()) is None
+
+
+@pytest.mark.parametrize(
+    ("statement", "stops"),
+    [
+        ("SELECT SHA256(CONCAT(e, @salt)) AS x FROM p.d.t UNION ALL SELECT CAST(LOWER(e) AS BYTES) FROM p.d.t", False),
+        (
+            "INSERT INTO p.d.o (x) SELECT tokenize(e) FROM p.d.t; INSERT INTO p.d.o (x) SELECT LOWER(e) FROM p.d.t",
+            False,
+        ),
+        (
+            "INSERT INTO p.d.o (x) SELECT tokenize(e) FROM p.d.t; INSERT INTO p.d.o (x) SELECT tokenize(t.e) FROM p.d.t",
+            True,
+        ),
+        (
+            "MERGE p.d.o AS o USING p.d.t AS t ON o.k = t.k WHEN MATCHED THEN UPDATE SET x = SHA256(CONCAT(t.e, @salt)) "
+            "WHEN NOT MATCHED THEN INSERT (k, x) VALUES (k, CAST(LOWER(e) AS BYTES))",
+            False,
+        ),
+    ],
+)
+def test_a_mark_stops_only_where_every_clause_masks(statement: str, stops: bool) -> None:
+    columns = [{"name": "k", "type": "STRING"}]
+    catalog = catalog_from(
+        {
+            "p.d.t": {"columns": [*columns, {"name": "e", "type": "STRING"}]},
+            "p.d.o": {"columns": [*columns, {"name": "x", "type": "BYTES"}]},
+        }
+    )
+    edges = resolve(statement, catalog, project="p", destination="p.d.o").edges
+    result = spread(
+        Graph(StoredEdge(**{name: getattr(one, name) for name in one.__struct_fields__}, job_id="j") for one in edges),
+        {("p.d.t", "e"): "email"},
+    )
+    assert bool(result.stopped) is stops
+    assert bool(result.findings) is not stops

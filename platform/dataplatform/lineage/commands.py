@@ -323,7 +323,12 @@ def openlineage(edges: Path | None, output: Path | None, url: str | None) -> Non
         return
     lines = (json.dumps(event, ensure_ascii=False) for event in events)
     if output is not None:
-        output.write_text("".join(f"{line}\n" for line in lines))
+        try:
+            output.write_text("".join(f"{line}\n" for line in lines))
+        except OSError as error:
+            raise PlatformError(
+                f"cannot be written: {error.strerror}", where=str(output), fix="give a writable path"
+            ) from error
     else:
         for line in lines:
             click.echo(line)

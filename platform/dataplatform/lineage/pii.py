@@ -104,13 +104,15 @@ def masked_by(edge: StoredEdge, policy: MaskingPolicy) -> str | None:
     """Why a mark stops at this edge, or None when it goes on."""
     if edge.subtype == "IDENTITY" or not edge.expression or len(edge.expression) >= MAX_EXPRESSION:
         return None
-    return _masked(edge.expression, policy)
+    why = _masked(edge.expression, policy)
+    # A branch of a UNION that does not hash is not in the expression, but in what the resolver says of the whole.
+    return None if why is not None and why.startswith("hash") and not edge.masking else why
 
 
 @lru_cache(maxsize=100_000)
 def _masked(expression: str, policy: MaskingPolicy) -> str | None:
     try:
-        tree = parse_expression(expression)
+        tree = parse_expression(f"[{expression}]")  # several, where several clauses make the column
     except SyntaxProblem:
         return None
     columns = list(tree.find_all(exp.Column))

@@ -9,7 +9,7 @@ from sqlglot import exp
 from .catalog import UNKNOWN, Field, Table
 from .edges import WHOLE_ROW, Edge, EdgeType, Unresolved
 from .expressions import Constant, Session
-from .parsing import sql
+from .parsing import MAX_EXPRESSION, sql
 from .queries import Queries, _shape, filled
 from .relations import Hole, Item, Relation, Scope, TableRelation
 from .values import (
@@ -200,9 +200,20 @@ class Statements(Queries):
         key = (source, column, target, path, type_, subtype)
         known = self.edges.get(key)
         confidence = CONFIDENCE[code & 24]
-        if known is not None and known.confidence >= confidence:
-            return
-        expression = self._text(node) if node is not None else text
+        masking = bool(code & MASKED)
+        expression = ""
+        if known is not None:
+            if type_ == "INDIRECT" or subtype == "IDENTITY":
+                if known.confidence >= confidence:
+                    return
+            else:  # another clause or statement of a script: all its expressions are told, it masks when all do
+                expression, confidence = known.expression, max(confidence, known.confidence)
+                masking = masking and known.masking
+        own = self._text(node) if node is not None else text
+        if not expression:
+            expression = own
+        elif own not in expression.split(", ") and own != expression:
+            expression = f"{expression}, {own}"[:MAX_EXPRESSION]
         self.edges[key] = Edge(
             source,
             column,
@@ -210,7 +221,7 @@ class Statements(Queries):
             path,
             type_,
             subtype,
-            bool(code & MASKED),
+            masking,
             expression,
             confidence,
         )
