@@ -298,6 +298,23 @@ def test_a_contract_that_was_away(lab: Lab) -> None:
     assert len(lab.state.collections[f"{lab.database}.other"].ended) == 1
 
 
+def test_a_position_file_that_was_removed(lab: Lab) -> None:
+    """What its error says is the way out: everything is read again, what was deleted meanwhile goes, no landed file is in the way."""
+    lab.contract("docs")
+    lab.db.docs.insert_many([{"_id": 1}, {"_id": 2}])
+    lab.sync()
+    lab.db.docs.insert_one({"_id": 3})
+    lab.sync()
+    (file,) = lab.settings.data_dir.glob(f"gcs/{lab.settings.bucket}/mongo/lab/position.json")
+    file.unlink()
+    lab.db.docs.delete_one({"_id": 1})
+    lab.sync()
+    lab.assert_equal("docs")
+    lab.db.docs.insert_one({"_id": 4})
+    lab.sync()
+    lab.assert_equal("docs")
+
+
 def test_a_file_that_breaks_while_the_capture_runs(lab: Lab) -> None:
     contract = lab.contract("docs")
     told: list[str] = []

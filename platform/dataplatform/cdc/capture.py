@@ -404,7 +404,8 @@ class Capture:
                 for name in new:
                     since = floor_hour(moment)
                     state.collections[name] = CollectionState(since)
-                    _want_snapshot(state, name, "new collection", blocks_from=since, sweep=False)
+                    # Its tables may have documents, of another connection's stream or of a position file that was removed.
+                    _want_snapshot(state, name, "new collection", blocks_from=since, sweep=True)
 
             self.positions.commit(register)
             self._passed = max(self._passed, self.positions.state.passed)

@@ -274,7 +274,8 @@ class PositionFile:
         with self.lock:
             while True:
                 present = self.file.read()
-                state = UnitState() if present is None else self._decode(present[0])
+                # Without a file the count begins at a number that no earlier file's processes have reached: files are named by it.
+                state = UnitState(epoch=int(time.time())) if present is None else self._decode(present[0])
                 if state.holder is not None and _alive(state.holder):
                     raise FencedError(
                         f"another capture has `{self.unit.name}`: process {state.holder.pid} on {state.holder.host}, "
