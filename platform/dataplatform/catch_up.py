@@ -90,6 +90,9 @@ def catch_up(
         for run_id in bury_dead_runs(instance):
             say(f"run {run_id[:8]} was left by a process that is gone: marked as failed")
         definitions: dg.Definitions | None = None
+        if selection is not None:  # a mistake in it is told even where nothing is due
+            definitions = definitions_of(settings)
+            select(definitions, (), selection)
         known = streams(settings)
         for stream in known:
             for line in stream.close(until):
