@@ -74,6 +74,9 @@ def test_a_cut_expression_is_not_trusted() -> None:
 @pytest.mark.parametrize(
     ("statement", "stops"),
     [
+        ("SELECT tokenize(e) AS x FROM p.d.t UNION ALL SELECT CAST(LOWER(e) AS BYTES) FROM p.d.t", False),
+        ("SELECT tokenize(k) AS x FROM p.d.t UNION ALL SELECT CAST(LOWER(e) AS BYTES) FROM p.d.t", False),
+        ("SELECT x FROM (SELECT CAST(k AS BYTES) AS x FROM p.d.t UNION ALL SELECT tokenize(e) FROM p.d.t)", True),
         ("SELECT SHA256(CONCAT(e, @salt)) AS x FROM p.d.t UNION ALL SELECT CAST(LOWER(e) AS BYTES) FROM p.d.t", False),
         (
             "INSERT INTO p.d.o (x) SELECT tokenize(e) FROM p.d.t; INSERT INTO p.d.o (x) SELECT LOWER(e) FROM p.d.t",

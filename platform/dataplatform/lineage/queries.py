@@ -16,6 +16,7 @@ from .values import (
     INFERRED,
     NOTHING,
     TRANSFORMATION,
+    Branches,
     ColumnValue,
     Gap,
     Influences,
@@ -589,7 +590,7 @@ class Queries(Expressions):
                 *(n for n in right_names or [] if n.lower() not in {x.lower() for x in left_names or []}),
             ]:
                 found = [value for side in (left, right) if (value := side.get(name.lower())) is not None]
-                items.append((name, Mix(found, IDENTITY, keeps_fields=True)))
+                items.append((name, Branches(found, IDENTITY, keeps_fields=True)))
             return Relation(items, rows)
         if left_names is None and right_names is None:
             if len(left.items) == len(right.items) == 1:
@@ -609,7 +610,7 @@ class Queries(Expressions):
             if names and other.field_names() not in (None, names):
                 other = renamed(other, names)
             node = value.node if value.sources() or not other.sources() else other.node
-            items.append((name, Mix((value, other), IDENTITY, keeps_fields=True, node=node)))
+            items.append((name, Branches((value, other), IDENTITY, keeps_fields=True, node=node)))
         return Relation(items, rows)
 
     def _union_of_open(self, left: Relation, right: Relation, rows: Influences) -> Relation:

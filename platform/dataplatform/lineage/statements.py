@@ -24,6 +24,7 @@ from .values import (
     Mix,
     Value,
     add_influences,
+    nodes_of,
     with_influences,
 )
 
@@ -166,18 +167,20 @@ class Statements(Queries):
         if not sources and not influences:
             self._edge(None, None, target, path, type_="DIRECT", subtype="CONSTANT", code=0, node=value.node)
             return
+        nodes = nodes_of(value)
         for (table, column), code in sources.items():
-            self._edge(
-                table,
-                column,
-                target,
-                path,
-                type_="DIRECT",
-                subtype=_SUBTYPES[code & 3],
-                code=code,
-                node=value.node,
-                text=column,
-            )
+            for node in nodes.get((table, column)) or [value.node]:
+                self._edge(
+                    table,
+                    column,
+                    target,
+                    path,
+                    type_="DIRECT",
+                    subtype=_SUBTYPES[code & 3],
+                    code=code,
+                    node=node,
+                    text=column,
+                )
         for (table, column, subtype), (code, node) in influences.items():
             if subtype == GAP:
                 self._unresolved(target, path, table, column)

@@ -232,7 +232,7 @@ class Mix(Value):
             return NOTHING if all(part is NOTHING for part in self.parts) else None
         if len(found) == 1 and not self.by and not self._own:
             return found[0]
-        return Mix(found, self.by, keeps_fields=True, own=self._own, node=found[0].node)
+        return type(self)(found, self.by, keeps_fields=True, own=self._own, node=found[0].node)
 
     def field_names(self) -> list[str] | None:
         if not self.keeps_fields:
@@ -250,6 +250,27 @@ class Mix(Value):
         if not names:
             return None
         return [(name, self.field(name.lower()) or NOTHING) for name in names]
+
+
+class Branches(Mix):
+    """A column of a UNION: each source is told with the expression of its own branch."""
+
+    __slots__ = ()
+
+
+def nodes_of(value: Value) -> dict[tuple[str, str], list[exp.Expr | None]]:
+    """The expressions that each source goes through last in the branches of a UNION; empty for any other value."""
+    found: dict[tuple[str, str], list[exp.Expr | None]] = {}
+    waiting, branches = [value], False
+    while waiting:
+        at = waiting.pop()
+        if isinstance(at, Branches) or (isinstance(at, Mix) and len(at.parts) == 1 and at.parts[0].node is at.node):
+            branches = branches or isinstance(at, Branches)
+            waiting += reversed(at.parts)
+        elif branches:
+            for source in at.sources():
+                found.setdefault(source, []).append(at.node)
+    return found
 
 
 class Opaque(Value):
