@@ -16,6 +16,7 @@ from dataplatform.fraud.fact_types import DeclaredFact
 from dataplatform.fraud.facts import check_facts
 from dataplatform.fraud.policies import parse_policy, print_policy
 from dataplatform.fraud.policy_sql import decide_by_sql
+from dataplatform.fraud.staging import staged_lists
 from dataplatform.fraud.traced import trace_policy
 from dataplatform.warehouse.client import Warehouse
 
@@ -188,6 +189,17 @@ def test_declared_types_agree(bigquery, settings_for):
     decide = compile_policy(typed, parameters, lists)
     expected = [decision(decide(row)) for row in rows]
     assert expected == [trace_policy(typed, parameters, lists, row).decision for row in rows]
-    found = decide_by_sql(runner(Warehouse(settings_for())), typed, parameters, lists, rows)
+    warehouse = Warehouse(settings_for())
+    with staged_lists(warehouse, typed, lists) as list_table:
+        run, sent = runner(warehouse), []
+
+        def recorded(statement, arrays):
+            sent.append((len(statement), set(arrays)))
+            return run(statement, arrays)
+
+        found = decide_by_sql(recorded, typed, parameters, lists, rows, list_table)
+    # Neither text nor parameters grow with a long list: it was sent once, for all statements.
+    assert [arrays for _, arrays in sent] == [{"rows"}] and sent[0][0] < 10_000
+    assert not warehouse.tables("fraud_staging")
     for row, one, other in zip(rows, expected, found, strict=True):
         assert one == other, row

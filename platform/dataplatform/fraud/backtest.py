@@ -21,6 +21,7 @@ from .features import EntityFeatures
 from .history import Source, history_statement, warehouse_source
 from .parameters import ParameterStore, ParameterVersion
 from .policy_sql import FactColumn, column_value, policy_statement, rule_bit, table_column
+from .staging import staged_lists
 from .tables import source_tables
 from .tree import LEVELS, RANK, Scalar
 from .values import plain_value
@@ -98,8 +99,9 @@ def run_backtest(warehouse: Warehouse, catalog: Catalog, asked: Backtest, labels
     tables = BacktestTables(warehouse, uuid.uuid4().hex[:12])
     parameters = {"start": asked.start, "end": asked.end}
     try:
-        for name, statement in statements(warehouse, catalog, asked, tables):
-            warehouse.query(f"CREATE TABLE {tables[name]} AS\n{statement}", parameters, name="backtest")
+        with staged_lists(warehouse, asked.typed, asked.lists) as list_table:
+            for name, statement in statements(warehouse, catalog, asked, tables, list_table):
+                warehouse.query(f"CREATE TABLE {tables[name]} AS\n{statement}", parameters, name="backtest")
         return _report(warehouse, asked, tables, labels)
     finally:
         tables.drop()
@@ -126,9 +128,13 @@ class BacktestTables:
 
 
 def statements(
-    warehouse: Warehouse, catalog: Catalog, asked: Backtest, tables: Mapping[str, str] | BacktestTables
+    warehouse: Warehouse,
+    catalog: Catalog,
+    asked: Backtest,
+    tables: Mapping[str, str] | BacktestTables,
+    list_table: str | None = None,
 ) -> list[tuple[str, str]]:
-    """(table, SELECT) of every step, in order. Statements take @start and @end."""
+    """(table, SELECT) of every step, in order. Statements take @start and @end; `list_table` as in `policy_statement`."""
     policy = asked.typed.policy
     event_table = f"`{warehouse.table_id(EVENTS, policy.event)}`"
     inside = "hour >= TIMESTAMP_TRUNC(@start, HOUR) AND hour < TIMESTAMP_ADD(@end, INTERVAL 1 DAY)"
@@ -152,7 +158,14 @@ def statements(
     columns = fact_columns(asked.typed)
     for name, values in (("live", asked.live), ("tried", asked.tried)):
         statement = policy_statement(
-            asked.typed, values, asked.lists, columns, tables["facts"], keep=("event_id",), as_arrays=False
+            asked.typed,
+            values,
+            asked.lists,
+            columns,
+            tables["facts"],
+            keep=("event_id",),
+            list_table=list_table,
+            as_arrays=False,
         )
         found.append((name, statement))
     return found

@@ -266,10 +266,11 @@ def _by_sql(
 ) -> Iterator[bytes]:
     from .engine import runner, sql_engine
     from .policy_sql import decide_by_sql
+    from .staging import staged_lists
 
-    with sql_engine() as warehouse:
+    with sql_engine() as warehouse, staged_lists(warehouse, typed, lists) as list_table:
         run = runner(warehouse)
         while batch := list(islice(lines, SQL_BATCH)):
-            decided = decide_by_sql(run, typed, parameters, lists, [line.facts for line in batch])
+            decided = decide_by_sql(run, typed, parameters, lists, [line.facts for line in batch], list_table)
             for line, each in zip(batch, decided, strict=True):
                 yield _row(line, each)

@@ -164,6 +164,11 @@ def policy_statement(
     )
 
 
+def long_lists(typed: TypedPolicy, lists: Mapping[str, frozenset[Scalar]]) -> dict[str, frozenset[Scalar]]:
+    """The policy's lists that belong into a table."""
+    return {name: lists[name] for name in typed.policy.lists() if len(lists.get(name, ())) > MAX_INLINE_LIST}
+
+
 def rule_bit(number: int, column: str = "fired") -> tuple[str, int]:
     """The column in which a rule (by its place in the policy) has its bit, and the bit's value."""
     return f"{column}_{number // WORD}", 1 << (number % WORD)
@@ -186,35 +191,17 @@ def decide_by_sql(
     parameters: Mapping[str, Scalar],
     lists: Mapping[str, frozenset[Scalar]],
     facts: Sequence[Mapping[str, Fact]],
+    list_table: str | None = None,
 ) -> list[Decision]:
-    """Decisions for many facts by the SQL engine, in their order."""
+    """Decisions for many facts by the SQL engine, in their order. `list_table` as in `policy_statement`."""
     decisions: list[Decision] = []
-    long_lists = {name: lists[name] for name in typed.policy.lists() if len(lists.get(name, ())) > MAX_INLINE_LIST}
     statement = policy_statement(
-        typed,
-        parameters,
-        lists,
-        row_columns(typed),
-        "facts",
-        keep=("place",),
-        list_table="lists" if long_lists else None,
+        typed, parameters, lists, row_columns(typed), "facts", keep=("place",), list_table=list_table
     )
-    sources = f"WITH facts AS (\n{rows_statement(typed)}\n),\n"
-    extra: dict[str, Sequence[str]] = {}
-    if long_lists:
-        sources += (
-            "lists AS (\n  SELECT JSON_VALUE(entry, '$.l') AS list, JSON_VALUE(entry, '$.v') AS value\n"
-            "  FROM UNNEST(@entries) AS entry\n),\n"
-        )
-        extra["entries"] = [
-            msgspec.json.encode({"l": name, "v": list_text(value)}).decode()
-            for name, values in long_lists.items()
-            for value in values
-        ]
     # The statement's own WITH is continued, so that all stays one SELECT.
-    query = sources + statement.removeprefix("WITH ") + "\nORDER BY place"
+    query = f"WITH facts AS (\n{rows_statement(typed)}\n),\n{statement.removeprefix('WITH ')}\nORDER BY place"
     for batch in batches([encode_row(typed, row) for row in facts]):
-        for row in run(query, {"rows": batch, **extra}):
+        for row in run(query, {"rows": batch}):
             level: Any = LEVELS[row["level"]]
             decisions.append(Decision(level, row["score"], tuple(row["rules"]), tuple(row["unknown"])))
     return decisions

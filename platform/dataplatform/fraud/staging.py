@@ -1,18 +1,23 @@
-"""Features of a file's events by the SQL engine: events and moments are loaded into tables, which go away afterwards."""
+"""What statements read beside the warehouse's own tables: a file's events and moments, and long lists.
+
+They are loaded into tables, which go away afterwards.
+"""
 
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
 from ..warehouse.client import Warehouse, WarehouseError
+from .fact_types import TypedPolicy
 from .features import EntityFeatures
 from .history import history_statement, staged_source
 from .moments import Event, Moment
-from .tree import Fact
+from .policy_sql import list_text, long_lists
+from .tree import Fact, Scalar
 
 DATASET = "fraud_staging"
 _ARROW = {
@@ -49,6 +54,32 @@ def features_by_sql(
             with suppress(WarehouseError):
                 warehouse.query(f"DROP TABLE IF EXISTS `{warehouse.table_id(DATASET, table)}`", name="fraud_staging")
     return [typed_row(entity, row) for row in rows]
+
+
+@contextmanager
+def staged_lists(
+    warehouse: Warehouse, typed: TypedPolicy, lists: Mapping[str, frozenset[Scalar]]
+) -> Iterator[str | None]:
+    """The table (columns list STRING, value STRING) of the policy's lists that are too long for a statement's text, quoted;
+    None where all are short.
+    """
+    long = long_lists(typed, lists)
+    if not long:
+        yield None
+        return
+    table = f"lists_{uuid.uuid4().hex[:12]}"
+    quoted = f"`{warehouse.table_id(DATASET, table)}`"
+    warehouse.query(f"CREATE SCHEMA IF NOT EXISTS `{warehouse.dataset_id(DATASET)}`", name="fraud_staging")
+    columns = {
+        "list": pa.array([name for name, values in long.items() for _ in values], pa.string()),
+        "value": pa.array([list_text(value) for values in long.values() for value in values], pa.string()),
+    }
+    try:
+        warehouse.load_rows(pa.table(columns), DATASET, table)
+        yield quoted
+    finally:
+        with suppress(WarehouseError):
+            warehouse.query(f"DROP TABLE IF EXISTS {quoted}", name="fraud_staging")
 
 
 def typed_row(entity: EntityFeatures, row: Mapping[str, Any]) -> dict[str, Fact]:
