@@ -280,6 +280,10 @@ def test_a_threshold_is_in_force_within_a_second(tmp_path):
         assert api.post(path, json=change | {"base_version": 2, "changes": {"many_receivers": 1000}}).status_code == 422
         watched = {"entries": ["acc1"], "reason": "Reported twice."}
         assert api.post("/v1/lists/watched_accounts", json=watched).status_code == 200
+        slip = api.post("/v1/lists/watched_accountz", json=watched)
+        assert slip.status_code == 404 and "watched_accounts" in slip.json()["fix"]
+        for when in ("2001-01-01T00:00:00Z", "soon"):
+            assert api.post("/v1/lists/watched_accounts", json=watched | {"expires_at": when}).status_code == 422
         time.sleep(0.7)
         assert ask(service, body("watched")).json()["level"] == "block"
         assert api.post("/v1/policies/transfer/rollback", json={"reason": "Over."}).json()["version"] == 3

@@ -3,9 +3,10 @@
 import pytest
 from click.testing import CliRunner
 
+from dataplatform.errors import PlatformError
 from dataplatform.fraud import parameter_commands
 from dataplatform.fraud.parameter_commands import lists, parameters
-from dataplatform.fraud.parameters import NotAllowedError, ParameterStore
+from dataplatform.fraud.parameters import NotAllowedError, ParameterStore, UnknownVersionError
 from dataplatform.fraud.policies import parse_policy
 
 POLICY = """\
@@ -52,3 +53,10 @@ def test_lists(run):
     run(lists, "add", "watched", "a", "b", "--until", "2099-01-01T00:00:00Z", "--reason", "r", "--as", "ed")
     run(lists, "remove", "watched", "b", "--reason", "r", "--as", "ed")
     assert run(lists, "show", "watched") == "a\n"
+    with pytest.raises(UnknownVersionError, match="did you mean watched"):
+        run(lists, "add", "watchedz", "a", "--reason", "r", "--as", "ed")
+    with pytest.raises(UnknownVersionError):
+        run(lists, "show", "nolist")
+    for until in ("2001-01-01T00:00:00Z", "tomorrow"):
+        with pytest.raises(PlatformError, match=r"expired|no time"):
+            run(lists, "add", "watched", "c", "--until", until, "--reason", "r", "--as", "ed")

@@ -237,6 +237,23 @@ def test_an_entry_twice_and_one_that_nothing_is_found_by(store):
         store.put_entries("watched", [110223333], by="ed", reason="A number where a text is looked for.")
 
 
+def test_a_list_that_no_policy_uses_and_an_expiry_in_the_past_are_refused(store):
+    with pytest.raises(UnknownVersionError, match="did you mean watched"):
+        store.put_entries("watchedd", ["a"], by="ed", reason="A slip of the pen.")
+    with pytest.raises(UnknownVersionError, match="did you mean watched"):
+        store.remove_entries("watchedd", ["a"], by="ed", reason="A slip of the pen.")
+    with pytest.raises(UnknownVersionError, match="one of watched"):
+        store.entries("nothing like it")
+    with pytest.raises(PlatformError, match="1970-01-01T00:00:01Z already"):
+        store.put_entries("watched", ["a"], by="ed", reason="Reported.", expires_at=1_000_000)
+    assert store.entries("watched") == frozenset()
+    # What is left of a list that a policy used once can be taken out.
+    store.put_entries("watched", ["a"], by="ed", reason="Reported.")
+    store.policies = {"transfer": parse_policy(POLICY.replace("LEVEL", "hold").replace("LIST watched", "LIST other"))}
+    assert store.entries("watched") == {"a"}
+    assert store.remove_entries("watched", ["a"], by="ed", reason="Not used any more.") == 1
+
+
 def test_lists_are_read_again_only_where_one_changed(store):
     now = [1_000_000]
     store.clock = lambda: now[0]

@@ -8,7 +8,6 @@ import getpass
 import json
 import logging
 from collections.abc import Mapping, MutableMapping
-from datetime import datetime
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
@@ -33,6 +32,7 @@ from ..fraud.parameters import (
     ParameterVersion,
     UnknownVersionError,
 )
+from ..fraud.values import ValueProblem, micros
 from ..settings import Settings
 from .cases import CaseRoutes
 from .judge import BadRequestError, digest_of, replay
@@ -278,10 +278,8 @@ class Door:
     async def list_entries(self, request: HttpRequest) -> Response:
         name = request.path_params["name"]
         if request.method == "GET":
-            snapshot = await asyncio.to_thread(self.store.snapshot)
-            if name not in snapshot.lists:
-                raise UnknownVersionError("there is no such list", where=name)
-            return JSONResponse({"list": name, "entries": sorted(snapshot.lists[name], key=str)})
+            entries = await asyncio.to_thread(self.store.entries, name)
+            return JSONResponse({"list": name, "entries": sorted(entries, key=str)})
         optional = {"expires_at": str} if request.method == "POST" else {}
         body = await _json(request, {"entries": list, "reason": str}, optional)
         if request.method == "DELETE":
@@ -295,7 +293,7 @@ class Door:
                 body["entries"],
                 by=_user(request),
                 reason=body["reason"],
-                expires_at=_expiry(body.get("expires_at")),
+                expires_at=_time(body, "expires_at"),
             )
         return JSONResponse({"list": name, "changed": done})
 
@@ -409,16 +407,15 @@ async def _json(
     return body
 
 
-def _expiry(text: str | None) -> int | None:
-    if text is None:
+def _time(body: Mapping[str, Any], key: str) -> int | None:
+    """A time of a body in microseconds since 1970, None where it has none."""
+    if body.get(key) is None:
         return None
     try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise BadRequestError(422, f"{text!r} is no time with a zone.")
-    return int(time.timestamp() * 1e6)
+        return micros(body[key])
+    except ValueProblem as problem:
+        problems = [FactProblem(f"/{key}", problem.code, f"{key} is {problem.message}", problem.fix)]
+        raise BadRequestError(422, "The request has mistakes.", problems) from None
 
 
 def _user(request: HttpRequest) -> str:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import click
 
+from ..errors import PlatformError
 from ..settings import get_settings
 from .catalog import load_catalog
 from .facts import assignments
 from .parameters import ROLES, ParameterStore, database_url, export_live
-from .values import micros, time_text
+from .values import ValueProblem, micros, time_text
 
 AS = click.option(
     "--as", "user", default=getpass.getuser, show_default="who is logged in", help="Who makes the change."
@@ -139,7 +140,10 @@ def lists() -> None:
 @AS
 def add(name: str, entries: tuple[str, ...], until: str | None, reason: str, user: str) -> None:
     """Add texts to a list."""
-    expires = micros(until) if until else None
+    try:
+        expires = micros(until) if until else None
+    except ValueProblem as problem:
+        raise PlatformError(problem.message, where="--until", fix=problem.fix) from None
     count = open_store().put_entries(name, list(entries), by=user, reason=reason, expires_at=expires)
     click.echo(f"{count} entries in {name}")
 
@@ -159,5 +163,5 @@ def remove(name: str, entries: tuple[str, ...], reason: str, user: str) -> None:
 @click.argument("name")
 def show_list(name: str) -> None:
     """The entries that have not expired."""
-    for entry in sorted(open_store().snapshot().lists.get(name, ()), key=str):
+    for entry in sorted(open_store().entries(name), key=str):
         click.echo(entry)

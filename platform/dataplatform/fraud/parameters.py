@@ -21,6 +21,7 @@ from sqlalchemy.engine import URL, make_url
 
 from ..contracts.errors import ContractError
 from ..errors import PlatformError
+from .document import suggestion
 from .fact_types import TypedPolicy
 from .facts import set_parameters
 from .reachable import contradiction
@@ -91,7 +92,7 @@ class NotAllowedError(PlatformError):
 
 
 class UnknownVersionError(PlatformError):
-    """There is no such policy or version (404)."""
+    """There is no such policy, version or list (404)."""
 
 
 class ConflictError(PlatformError):
@@ -231,6 +232,13 @@ class ParameterStore:
             lists.setdefault(row.list, set()).add(_entry(row))
         frozen = {name: frozenset(values) for name, values in lists.items()}
         return Snapshot(number, policies, frozen, min(expiries, default=None), changed)
+
+    def entries(self, name: str) -> frozenset[Scalar]:
+        """The entries of a list that have not expired; UnknownVersionError where there is no such list."""
+        found = self.snapshot().lists.get(name)
+        if found is None:
+            self._check_list(name)
+        return found or frozenset()
 
     def versions(self, policy: str) -> list[ParameterVersion]:
         """All versions of a policy, newest first."""
@@ -423,10 +431,20 @@ class ParameterStore:
     def put_entries(
         self, name: str, values: list[object], *, by: str, reason: str, expires_at: int | None = None
     ) -> int:
-        """Add entries to a list (or give them a new expiry, microseconds since 1970); gives how many."""
+        """Add entries to a list (or give them a new expiry, microseconds since 1970); gives how many.
+
+        UnknownVersionError where no policy looks into such a list; PlatformError for entries that could never be found.
+        """
         self.demand(by, "editor")
         check_text(name, "a list's name", "lists", MAX_NAME)
         check_text(reason, "a reason", name)
+        self._check_list(name)
+        if expires_at is not None and expires_at <= self.clock():
+            raise PlatformError(
+                f"the entries would have expired at {time_text(expires_at)[:19]}Z already",
+                where=name,
+                fix="give a later time, or none; to end entries now take them out of the list",
+            )
         rows: dict[str, dict[str, Any]] = {}
         for value in values:
             kind = "STRING" if isinstance(value, str) else "NUMBER"
@@ -454,10 +472,16 @@ class ParameterStore:
         return len(rows)
 
     def remove_entries(self, name: str, values: list[object], *, by: str, reason: str) -> int:
-        """Take entries out of a list; gives how many were in it."""
+        """Take entries out of a list; gives how many were in it.
+
+        UnknownVersionError where no policy looks into such a list and nothing is left in it.
+        """
         self.demand(by, "editor")
         check_text(reason, "a reason", name)
         with self.writing() as connection:
+            in_it = sa.select(_entries.c.list).where(_entries.c.list == name).limit(1)
+            if "\x00" in name or connection.execute(in_it).first() is None:
+                self._check_list(name)
             texts = [text for value in values if "\x00" not in (text := str(value))]
             removed = connection.execute(
                 sa.delete(_entries).where(_entries.c.list == name, _entries.c.value.in_(texts))
@@ -514,6 +538,14 @@ class ParameterStore:
                 )
             if missing:
                 self._raise_counter(connection)
+
+    def _check_list(self, name: str) -> None:
+        """UnknownVersionError for a list that no policy looks into: a slip of the pen would be in force nowhere."""
+        known = sorted({each for typed in self.policies.values() for each in typed.policy.lists()})
+        if name not in known:
+            near = suggestion(name, known)
+            fix = f"did you mean {near}?" if near else f"one of {', '.join(known)}" if known else "name it in a policy"
+            raise UnknownVersionError("no policy uses a list of this name", where=name, fix=fix)
 
     def _check_kind(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """PlatformError for an entry that nothing could ever be found by: a number where policies look for a text."""
