@@ -1,7 +1,6 @@
 """Parameters live: bounds, versions, conflicts, roles, two persons, rollback, lists with expiry, the Git copy."""
 
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -273,17 +272,28 @@ def test_lists_are_read_again_only_where_one_changed(store):
     assert store.snapshot(third).lists["watched"] == set()
 
 
-def test_parameters_survive_and_the_git_copy_follows(database, tmp_path):
+def test_parameters_survive_and_the_git_copy_has_all_that_was_ever_live(database, tmp_path):
     store = open_store(database, level="hold")
-    assert len(export_live(store, tmp_path / "copy")) == 1
+    copy = tmp_path / "copy"
+    written = lambda: sorted(str(file.relative_to(copy)) for file in export_live(store, copy))  # noqa: E731
+    assert written() == ["transfer.yaml", "transfer/1.yaml"]
     store.propose("transfer", {"min_membership": 70}, base_version=1, by="ed", reason="why")
-    assert export_live(store, tmp_path / "copy") == []
+    assert written() == []
+    # Three changes between two exports: none of them is missing, the one that never went live is none.
     store.advance("transfer", 2, "live", by="ed")
+    store.propose("transfer", {"min_membership": 80}, base_version=2, by="ed", reason="shadow only")
+    store.advance("transfer", 3, "shadow", by="ed")
+    store.propose("transfer", {"min_membership": 90}, base_version=2, by="ed", reason="more")
+    store.advance("transfer", 4, "live", by="ed")
+    store.rollback("transfer", by="ed", reason="Too many holds.")
+    first = (copy / "transfer" / "1.yaml").read_text()
+    assert written() == ["transfer.yaml", "transfer/2.yaml", "transfer/4.yaml", "transfer/5.yaml"]
+    assert written() == [] and (copy / "transfer" / "1.yaml").read_text() == first
     again = ParameterStore(store.url, store.policies)
-    assert again.snapshot().policies["transfer"].live.version == 2
-    [file] = export_live(again, tmp_path / "copy")
-    assert "version: 2" in file.read_text() and "unit: days" in file.read_text()
-    assert isinstance(file, Path)
+    assert again.snapshot().policies["transfer"].live.version == 5
+    live = (copy / "transfer.yaml").read_text()
+    assert live == (copy / "transfer" / "5.yaml").read_text()
+    assert "version: 5" in live and "unit: days" in live and "Too many holds." in live
 
 
 @pytest.mark.parametrize(

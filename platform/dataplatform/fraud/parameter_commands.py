@@ -122,7 +122,7 @@ def history(policy: str | None) -> None:
 @parameters.command("export")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=Path("schemas/parameters"))
 def export(folder: Path) -> None:
-    """Write every live version as YAML, to be committed: one file a policy."""
+    """Write what is live (POLICY.yaml) and all that ever was (POLICY/VERSION.yaml), to be committed."""
     for file in export_live(open_store(), folder):
         click.echo(f"wrote {file}")
 

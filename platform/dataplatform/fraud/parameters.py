@@ -663,18 +663,24 @@ def print_version(version: ParameterVersion, typed: TypedPolicy) -> str:
     return out.getvalue()
 
 
+def git_copy(store: ParameterStore, policy: str) -> dict[str, str]:
+    """Texts of a policy's versions by file: `<policy>.yaml` is the one live now, `<policy>/<version>.yaml` each that ever was."""
+    once = [each for each in store.versions(policy) if each.live_at is not None]
+    typed = store.policies[policy]
+    files = {f"{policy}/{each.version}.yaml": print_version(each, typed) for each in reversed(once)}
+    return files | {f"{policy}.yaml": print_version(each, typed) for each in once if each.state == "live"}
+
+
 def export_live(store: ParameterStore, folder: Path) -> list[Path]:
-    """Write every live version to `<folder>/<policy>.yaml`, for a commit; gives the files that changed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `git_copy` of every policy into a folder, for a commit; gives the files that changed."""
     changed = []
-    for name, in_force in sorted(store.snapshot().policies.items()):
-        if name not in store.policies:
-            continue
-        file = folder / f"{name}.yaml"
-        text = print_version(in_force.live, store.policies[name])
-        if not file.exists() or file.read_text(encoding="utf-8") != text:
-            file.write_text(text, encoding="utf-8")
-            changed.append(file)
+    for policy in sorted(store.policies):
+        for name, text in git_copy(store, policy).items():
+            file = folder / name
+            if not file.exists() or file.read_text(encoding="utf-8") != text:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text, encoding="utf-8")
+                changed.append(file)
     return changed
 
 
