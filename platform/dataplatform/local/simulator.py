@@ -26,6 +26,7 @@ from .samples import Broken, broken_events, valid_params
 
 BATCH_EVENTS = 500
 VARIANTS = 60
+IDENTIFY = "identify_user_segment"
 """Different sets of parameters of one event; ids, times and users differ in every event."""
 FREQUENT = ("show", "view", "search", "click", "like", "send", "start")
 """Actions that people do most, in order: their events come first in the mix."""
@@ -225,7 +226,8 @@ class Traffic:
             )
             if random.random() < 0.01:
                 messages.append(head + b'"type":"identify","traits":{"plan":"free"}}')
-                accounts["identify_user_segment"].add(received=1, rejected=1)
+                known = IDENTIFY in self.contracts
+                accounts[IDENTIFY].add(received=1, accepted=int(known), rejected=int(not known))
             else:
                 params = random.choice(self._params[name])
                 messages.append(head + b'"type":"track","event":"%b","properties":%b}' % (name, params))
