@@ -19,12 +19,14 @@ import pytest
 from dataplatform.decisions.judge import BadRequestError, Record, record_of, replay
 from dataplatform.decisions.service import DecisionService
 from dataplatform.decisions.sources import state_path
+from dataplatform.fraud.backtest import make_empty
 from dataplatform.fraud.cases import CaseAlert, Cases
 from dataplatform.fraud.catalog import load_catalog
 from dataplatform.fraud.moments import Event
 from dataplatform.fraud.online import OnlineFeatures
 from dataplatform.fraud.parameters import ParameterStore, database_url
 from dataplatform.settings import Settings
+from dataplatform.warehouse.client import Warehouse
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 CATALOG = load_catalog(SCHEMAS)
@@ -34,7 +36,8 @@ HEADERS = {"X-API-Key": "local"}
 class Service:
     """One server process on a data folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.environment = environment
         self.settings = Settings(
             env="local", data_dir=folder, schemas_dir=SCHEMAS, first_hour=datetime(2026, 1, 1, tzinfo=UTC)
         )
@@ -46,6 +49,7 @@ class Service:
             "DATAPLATFORM_DATA_DIR": str(self.settings.data_dir),
             "DATAPLATFORM_SCHEMAS_DIR": str(SCHEMAS),
             "PATH": "/usr/bin:/bin",
+            **self.environment,
         }
         self.process = subprocess.Popen(
             [str(Path(sys.executable).with_name("dataplatform")), "fraud", "serve", "--port", str(self.port)],
@@ -229,9 +233,13 @@ def test_api_keys(running):
 def test_openapi_describes_every_route(running):
     document = httpx.get(f"{running.url}/openapi.json").json()
     assert document["components"]["schemas"]["Answer"]["properties"].keys() == ask(running, body("doc")).json().keys()
-    assert {"/v1/decisions", "/v1/lists/{name}", "/v1/policies/{policy}/parameters/{version}/state"} <= document[
-        "paths"
-    ].keys()
+    wanted = {
+        "/v1/decisions",
+        "/v1/lists/{name}",
+        "/v1/policies/{policy}/backtests/{run}",
+        "/v1/policies/{policy}/export",
+    }
+    assert wanted <= document["paths"].keys()
 
 
 def grant(service):
@@ -297,6 +305,75 @@ def test_a_threshold_is_in_force_within_a_second(tmp_path):
     finally:
         service.stop()
         other.stop()
+
+
+def test_a_version_lives_by_http_alone(settings_for, tmp_path):
+    """Draft, dry run over the warehouse, shadow, share, live, the Git copy: no command line but for the roles."""
+    settings = settings_for()
+    warehouse = Warehouse(settings)
+    warehouse.query(f"CREATE SCHEMA `{warehouse.dataset_id('events')}`")
+    make_empty(warehouse, CATALOG, "send_transfer_pay")
+    paid = "(event_id, user_id, occurred_at, received_at, hour, amount, currency, is_first, receiver__account_no)"
+    at = "TIMESTAMP '2026-01-10 03:00:00+00'"
+    rows = ", ".join(f"('e{n}', 'u1', {at}, {at}, {at}, 5000, 'KRW', TRUE, 'acc{n}')" for n in range(3))
+    warehouse.query(f"INSERT INTO `{warehouse.table_id('events', 'send_transfer_pay')}` {paid} VALUES {rows}")
+    service = Service(
+        tmp_path / "service",
+        DATAPLATFORM_BIGQUERY_ENDPOINT=settings.bigquery_endpoint,
+        DATAPLATFORM_BIGQUERY_GRPC_ENDPOINT=settings.bigquery_grpc_endpoint,
+        DATAPLATFORM_DATASET_PREFIX=settings.dataset_prefix,
+        DATAPLATFORM_PROJECT=settings.project,
+    )
+    service.start()
+    try:
+        api = httpx.Client(base_url=f"{service.url}/v1/policies/transfer", headers=HEADERS)
+        period = {"from": "2026-01-10T00:00:00Z", "to": "2026-01-11T00:00:00Z"}
+        assert api.post("/backtests", json=period).status_code == 403
+        assert api.get("/export").status_code == 403
+        grant(service)
+        change = {"changes": {"many_receivers": 20}, "base_version": 1, "reason": "A flea market."}
+        assert api.post("/parameters", json=change).json()["version"] == 2
+        for wrong, status in (
+            ({"from": "yesterday"}, 422),
+            ({"to": period["from"]}, 422),
+            ({"from": "2020-01-01T00:00:00Z"}, 422),
+            ({"version": 9}, 404),
+            ({"changes": {"many_receivers": 1000}}, 422),
+            ({"changes": {"many_receiverz": 5}}, 422),
+        ):
+            assert api.post("/backtests", json=period | wrong).status_code == status, wrong
+        begun = api.post("/backtests", json=period | {"version": 2})
+        assert begun.status_code == 202 and begun.headers["location"].endswith(begun.json()["id"])
+        second = api.post("/backtests", json=period)
+        assert (second.status_code, "retry-after" in second.headers) == (429, True)
+        run = f"/backtests/{begun.json()['id']}"
+        assert httpx.get(f"{service.url}/v1/policies/listing{run}", headers=HEADERS).status_code == 404
+        assert api.get("/backtests/..").status_code == api.get("/backtests/none").status_code == 404
+        deadline = time.monotonic() + 60
+        while (state := api.get(run).json())["status"] == "running" and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert state["status"] == "done", state
+        assert state["report"]["decisions"] == 3
+        assert state["report"]["parameters"]["many_receivers"] == {"live": 8, "tried": 20}
+        versions = api.get("/parameters").json()["versions"]
+        assert (versions[0]["state"], versions[0]["dry_run"]["decisions"]) == ("dry_run", 3)
+        assert api.post("/parameters/2/state", json={"state": "shadow"}).status_code == 200
+        approved = api.post("/parameters/2/approve", headers={"X-API-Key": "second"})
+        assert approved.status_code == 200
+        assert api.post("/parameters/2/state", json={"state": "share", "share_percent": 10}).status_code == 200
+        assert api.post("/parameters/2/state", json={"state": "live"}).status_code == 200
+        files = api.get("/export").json()["files"]
+        assert sorted(files) == ["transfer.yaml", "transfer/1.yaml", "transfer/2.yaml"]
+        assert "many_receivers" in files["transfer.yaml"] and "version: 2" in files["transfer.yaml"]
+        # What goes wrong in the process is told.
+        warehouse.query(f"DROP TABLE `{warehouse.table_id('events', 'send_transfer_pay')}`")
+        failing = api.post("/backtests", json=period)
+        run = f"/backtests/{failing.json()['id']}"
+        while (state := api.get(run).json())["status"] == "running" and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert state["status"] == "failed" and "materialise the event's asset" in state["error"]
+    finally:
+        service.stop()
 
 
 @pytest.mark.parametrize("kills", [pytest.param(1, id="short"), pytest.param(12, id="long", marks=pytest.mark.long)])

@@ -8,6 +8,7 @@ import getpass
 import json
 import logging
 from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
@@ -24,6 +25,7 @@ from ..collector.http import Limits, Request, Server, Slot
 from ..collector.problems import Refusal
 from ..contracts.errors import ContractError
 from ..errors import PlatformError
+from ..fraud.backtest import backtest_of
 from ..fraud.facts import FactProblem
 from ..fraud.parameters import (
     ConflictError,
@@ -31,9 +33,11 @@ from ..fraud.parameters import (
     ParameterStore,
     ParameterVersion,
     UnknownVersionError,
+    git_copy,
 )
 from ..fraud.values import ValueProblem, micros
 from ..settings import Settings
+from .backtests import Backtests, Question, check_period
 from .cases import CaseRoutes
 from .judge import BadRequestError, digest_of, replay
 from .openapi import document
@@ -59,6 +63,7 @@ class Door:
     def __init__(self, settings: Settings, service: DecisionService | None = None) -> None:
         self.settings = settings
         self.service = service or DecisionService(settings)
+        self.backtests = Backtests(settings.data_dir / "fraud" / "backtests")
         self.keys = {key.encode(): name for key, name in settings.decision_keys.items()}
         self.server = Server(self, Limits(MAX_BODY, REQUEST_SECONDS, IDLE_SECONDS, MAX_CONNECTIONS))
         self._tasks: set[asyncio.Task[None]] = set()
@@ -73,6 +78,9 @@ class Door:
                 Route("/v1/policies/{policy}/parameters", self.parameters, methods=["GET", "POST"]),
                 Route("/v1/policies/{policy}/parameters/{version:int}/approve", self.approve, methods=["POST"]),
                 Route("/v1/policies/{policy}/parameters/{version:int}/state", self.advance, methods=["POST"]),
+                Route("/v1/policies/{policy}/backtests", self.start_backtest, methods=["POST"]),
+                Route("/v1/policies/{policy}/backtests/{run}", self.backtest),
+                Route("/v1/policies/{policy}/export", self.export),
                 Route("/v1/policies/{policy}/rollback", self.rollback, methods=["POST"]),
                 Route("/v1/policies/{policy}/changes", self.changes),
                 Route("/v1/lists/{name}", self.list_entries, methods=["GET", "POST", "DELETE"]),
@@ -260,6 +268,46 @@ class Door:
         )
         return JSONResponse(_plain(done))
 
+    async def start_backtest(self, request: HttpRequest) -> Response:
+        """What a version, or some changes of what is live, would have decided over [from, to)."""
+        policy = request.path_params["policy"]
+        body = await _json(request, {"from": str, "to": str}, {"version": int, "changes": dict})
+        start, end = (datetime.fromtimestamp((_time(body, key) or 0) // 1_000_000, UTC) for key in ("from", "to"))
+        question = Question(
+            policy, start.isoformat(), end.isoformat(), _user(request), body.get("version"), body.get("changes", {})
+        )
+        store = self.store
+
+        def begin() -> str:
+            store.demand(question.by, "editor")
+            version = None if question.version is None else store.version(policy, question.version)
+            check_period(start, end)
+            backtest_of(self.service.catalog, store, policy, question.changes, start, end, version)
+            return self.backtests.start(question)
+
+        run = await asyncio.to_thread(begin)
+        place = f"/v1/policies/{policy}/backtests/{run}"
+        return JSONResponse({"id": run, "status": "running"}, 202, {"Location": place})
+
+    async def backtest(self, request: HttpRequest) -> Response:
+        place, store = request.path_params, self.store
+
+        def look() -> bytes:
+            store.demand(_user(request), "viewer")
+            return msgspec.json.encode(self.backtests.state(place["policy"], place["run"]))
+
+        return Response(await asyncio.to_thread(look), media_type="application/json")
+
+    async def export(self, request: HttpRequest) -> Response:
+        """The files of the Git copy, by name."""
+        policy, store = request.path_params["policy"], self.store
+
+        def copy() -> dict[str, str]:
+            store.demand(_user(request), "viewer")
+            return git_copy(store, policy)
+
+        return JSONResponse({"policy": policy, "files": await asyncio.to_thread(copy)})
+
     async def rollback(self, request: HttpRequest) -> Response:
         body = await _json(request, {"reason": str}, {"to": int, "base_version": int})
         done = await asyncio.to_thread(
@@ -322,7 +370,7 @@ def _give(slot: Slot, status: int, body: bytes, fields: bytes) -> None:
 
 def _problem(status: int, title: str, fix: str = "", **more: Any) -> tuple[int, bytes, bytes]:
     content = {"type": "about:blank", "status": status, "title": title} | ({"fix": fix} if fix else {}) | more
-    return status, msgspec.json.encode(content), _PROBLEM + (b"Retry-After: 1\r\n" if status == 503 else b"")
+    return status, msgspec.json.encode(content), _PROBLEM + (b"Retry-After: 1\r\n" if status in (429, 503) else b"")
 
 
 def _bad(error: BadRequestError) -> tuple[int, bytes, bytes]:

@@ -26,6 +26,7 @@ def document() -> dict[str, Any]:
             409: "The request id had another body; or another change came first (with the difference).",
             410: "The policy's text has changed since.",
             413: "The body is too large.",
+            429: "Too many requests of this API key, or another backtest runs: after Retry-After.",
             422: "Mistakes, each with its JSON pointer.",
             503: "Too much waits for the disk, or the store is down: try again.",
         }
@@ -38,14 +39,18 @@ def document() -> dict[str, Any]:
         return {"name": name, "in": "query", "schema": schema}
 
     def change(
-        summary: str, properties: dict[str, Any], required: list[str], *places: dict[str, Any]
+        summary: str,
+        properties: dict[str, Any],
+        required: list[str],
+        *places: dict[str, Any],
+        done: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
         return {
             "summary": summary,
             "parameters": list(places),
             "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-            "responses": {"200": {"description": "Done."}} | failures(400, 401, 403, 404, 409, 422, 503),
+            "responses": (done or {"200": {"description": "Done."}}) | failures(400, 401, 403, 404, 409, 422, 503),
         }
 
     text, number = {"type": "string"}, {"type": "integer"}
@@ -123,6 +128,29 @@ def document() -> dict[str, Any]:
                     policy,
                     version,
                 )
+            },
+            "/v1/policies/{policy}/backtests": {
+                "post": change(
+                    "Dry run: what a version, or changes of what is live, would have decided over [from, to), to the second.",
+                    {"from": text, "to": text, "version": number, "changes": {"type": "object"}},
+                    ["from", "to"],
+                    policy,
+                    done={"202": {"description": "It runs; Location is where its report will be."}} | failures(429),
+                )
+            },
+            "/v1/policies/{policy}/backtests/{run}": {
+                "get": {
+                    "summary": "A backtest: status (running, done, failed), and its report or error.",
+                    "parameters": [policy, named("run")],
+                    "responses": {"200": {"description": "The run."}} | failures(401, 403, 404, 503),
+                }
+            },
+            "/v1/policies/{policy}/export": {
+                "get": {
+                    "summary": "The copy for Git: what is live, and every version that ever was, as files.",
+                    "parameters": [policy],
+                    "responses": {"200": {"description": "Texts by file."}} | failures(401, 403, 404, 503),
+                }
             },
             "/v1/policies/{policy}/rollback": {
                 "post": change(
