@@ -312,11 +312,11 @@ def test_a_version_lives_by_http_alone(settings_for, tmp_path):
     settings = settings_for()
     warehouse = Warehouse(settings)
     warehouse.query(f"CREATE SCHEMA `{warehouse.dataset_id('events')}`")
-    make_empty(warehouse, CATALOG, "send_transfer_pay")
-    paid = "(event_id, user_id, occurred_at, received_at, hour, amount, currency, is_first, receiver__account_no)"
+    make_empty(warehouse, CATALOG, "login_account_identity")
+    columns = "(event_id, user_id, device_id, occurred_at, received_at, hour)"
     at = "TIMESTAMP '2026-01-10 03:00:00+00'"
-    rows = ", ".join(f"('e{n}', 'u1', {at}, {at}, {at}, 5000, 'KRW', TRUE, 'acc{n}')" for n in range(3))
-    warehouse.query(f"INSERT INTO `{warehouse.table_id('events', 'send_transfer_pay')}` {paid} VALUES {rows}")
+    rows = ", ".join(f"('e{n}', 'u1', 'd1', {at}, {at}, {at})" for n in range(3))
+    warehouse.query(f"INSERT INTO `{warehouse.table_id('events', 'login_account_identity')}` {columns} VALUES {rows}")
     service = Service(
         tmp_path / "service",
         DATAPLATFORM_BIGQUERY_ENDPOINT=settings.bigquery_endpoint,
@@ -326,20 +326,20 @@ def test_a_version_lives_by_http_alone(settings_for, tmp_path):
     )
     service.start()
     try:
-        api = httpx.Client(base_url=f"{service.url}/v1/policies/transfer", headers=HEADERS)
+        api = httpx.Client(base_url=f"{service.url}/v1/policies/new_device", headers=HEADERS)
         period = {"from": "2026-01-10T00:00:00Z", "to": "2026-01-11T00:00:00Z"}
         assert api.post("/backtests", json=period).status_code == 403
         assert api.get("/export").status_code == 403
         grant(service)
-        change = {"changes": {"many_receivers": 20}, "base_version": 1, "reason": "A flea market."}
+        change = {"changes": {"many_users": 20}, "base_version": 1, "reason": "A family shares a tablet."}
         assert api.post("/parameters", json=change).json()["version"] == 2
         for wrong, status in (
             ({"from": "yesterday"}, 422),
             ({"to": period["from"]}, 422),
             ({"from": "2020-01-01T00:00:00Z"}, 422),
             ({"version": 9}, 404),
-            ({"changes": {"many_receivers": 1000}}, 422),
-            ({"changes": {"many_receiverz": 5}}, 422),
+            ({"changes": {"many_users": 1000}}, 422),
+            ({"changes": {"many_userz": 5}}, 422),
         ):
             assert api.post("/backtests", json=period | wrong).status_code == status, wrong
         begun = api.post("/backtests", json=period | {"version": 2})
@@ -354,7 +354,7 @@ def test_a_version_lives_by_http_alone(settings_for, tmp_path):
             time.sleep(0.1)
         assert state["status"] == "done", state
         assert state["report"]["decisions"] == 3
-        assert state["report"]["parameters"]["many_receivers"] == {"live": 8, "tried": 20}
+        assert state["report"]["parameters"]["many_users"] == {"live": 4, "tried": 20}
         versions = api.get("/parameters").json()["versions"]
         assert (versions[0]["state"], versions[0]["dry_run"]["decisions"]) == ("dry_run", 3)
         assert api.post("/parameters/2/state", json={"state": "shadow"}).status_code == 200
@@ -363,10 +363,10 @@ def test_a_version_lives_by_http_alone(settings_for, tmp_path):
         assert api.post("/parameters/2/state", json={"state": "share", "share_percent": 10}).status_code == 200
         assert api.post("/parameters/2/state", json={"state": "live"}).status_code == 200
         files = api.get("/export").json()["files"]
-        assert sorted(files) == ["transfer.yaml", "transfer/1.yaml", "transfer/2.yaml"]
-        assert "many_receivers" in files["transfer.yaml"] and "version: 2" in files["transfer.yaml"]
+        assert sorted(files) == ["new_device.yaml", "new_device/1.yaml", "new_device/2.yaml"]
+        assert "many_users" in files["new_device.yaml"] and "version: 2" in files["new_device.yaml"]
         # What goes wrong in the process is told.
-        warehouse.query(f"DROP TABLE `{warehouse.table_id('events', 'send_transfer_pay')}`")
+        warehouse.query(f"DROP TABLE `{warehouse.table_id('events', 'login_account_identity')}`")
         failing = api.post("/backtests", json=period)
         run = f"/backtests/{failing.json()['id']}"
         while (state := api.get(run).json())["status"] == "running" and time.monotonic() < deadline:
