@@ -38,7 +38,7 @@ def mongo_command(data_dir: Path, port: int, *, cache: str = "256M") -> list[str
     return [
         str(program),
         *("--host", "127.0.0.1", "--port", str(port), "--storage-path", str(data_dir)),
-        *("--sync-on-commit", "--noop-heartbeat-seconds", "5", "--cache-size", cache, "--log-level", "WARNING"),
+        *("--sync-on-commit", "--noop-heartbeat-seconds", "1", "--cache-size", cache, "--log-level", "WARNING"),
     ]
 
 
