@@ -19,6 +19,7 @@ from dataplatform.lineage.impact import (
     changes,
     parse_node,
     read_edges,
+    with_changed,
 )
 from dataplatform.lineage.resolve import resolve
 
@@ -116,9 +117,30 @@ def test_the_steps_between() -> None:
 
 def test_a_change_that_breaks() -> None:
     new = edges_of({"stage": ("SELECT id, UPPER(country) AS country, address FROM raw.users", "p.mart.users")})
-    found = {".".join(one.node): one for one in changes(edges_of(STATEMENTS), new)}
+    old = edges_of(STATEMENTS)
+    found = {".".join(one.node): one for one in changes(old, with_changed(old, new))}
     assert found["p.mart.users.email"].gone
     assert set(found) == {"p.mart.users.email"}
+
+
+def test_a_change_of_one_of_two_queries_leaves_the_other_as_it_is() -> None:
+    old = edges_of(
+        {
+            "keys": ("SELECT id, country FROM raw.users", "p.mart.users"),
+            "mail": ("SELECT id, email FROM raw.users", "p.mart.users"),
+        }
+    )
+
+    def gone_or_changed(**queries: str) -> dict[str, bool]:
+        new = edges_of({name: (text, "p.mart.users") for name, text in queries.items()})
+        return {one.node[1]: one.gone for one in changes(old, with_changed(old, new))}
+
+    assert gone_or_changed(keys="SELECT id FROM raw.users") == {"country": True}
+    assert gone_or_changed(unnamed="SELECT id, UPPER(country) AS country FROM raw.users") == {}
+    assert gone_or_changed(unnamed="SELECT email AS country FROM raw.users") == {"country": False}
+    assert gone_or_changed(unnamed="SELECT email AS other FROM raw.users") == {"other": False}
+    assert gone_or_changed(one="SELECT id FROM raw.users", mail="SELECT email FROM raw.users") == {"country": True}
+    assert gone_or_changed(keys="SELECT 1 AS id", mail="SELECT email FROM raw.users") == {"id": False, "country": True}
 
 
 def test_drawings() -> None:

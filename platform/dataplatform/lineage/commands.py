@@ -12,7 +12,18 @@ from ..errors import PlatformError
 from ..settings import get_settings
 from .catalog import load_catalog
 from .declared import contract_marks, declared_edges, promises, table_owners
-from .impact import Graph, as_dot, as_mermaid, as_records, as_table, broken_columns, changes, parse_node, read_edges
+from .impact import (
+    Graph,
+    as_dot,
+    as_mermaid,
+    as_records,
+    as_table,
+    broken_columns,
+    changes,
+    parse_node,
+    read_edges,
+    with_changed,
+)
 
 
 @click.group()
@@ -183,12 +194,11 @@ def diff(old: Path | None, new: Path, check: bool) -> None:
         from .stored import stored_edges
 
         present = list(stored_edges(get_settings()))
-    changed = list(read_edges(new))
-    written = {edge.target_table for edge in changed}
-    graph = Graph([edge for edge in present if edge.target_table not in written] + changed)
+    after = with_changed(present, read_edges(new))
+    graph = Graph(after)
     owners = table_owners(get_settings())
     broken = 0
-    for change in changes(present, changed):
+    for change in changes(present, after):
         name = ".".join(change.node)
         if not change.gone:
             click.echo(f"changed  {name}")

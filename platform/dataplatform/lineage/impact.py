@@ -281,16 +281,65 @@ class Change:
     """The column is not made any more."""
 
 
-def changes(old: Iterable[StoredEdge], new: Iterable[StoredEdge]) -> list[Change]:
-    """What differs between the edges of the present queries and those of changed ones, for the tables that `new` writes."""
-    before, after = _sources(old), _sources(new)
-    written = {table for table, _ in after}
+def with_changed(present: Iterable[StoredEdge], changed: Iterable[StoredEdge]) -> list[StoredEdge]:
+    """The present edges as they would be with the changed queries: those of the queries that these replace give way to theirs.
+
+    A changed query replaces the one of its own job id, else that of the queries into the same table that it resembles most: in the
+    columns it makes, then in their sources, then the one that ran last. Where it has no column in common with any, it replaces the
+    only query into its table, or, where there are several, none. Each replaces one query at most; every other query stays.
+    """
+    old, new = _by_query(present), _by_query(changed)
+    replaced = {query for query in new if query in old}
+    writers: dict[str, set[str | None]] = defaultdict(set)
+    for query, edges in old.items():
+        for edge in edges:
+            if edge.target_table is not None:
+                writers[edge.target_table].add(query)
+    pairs = []
+    for query in new.keys() - replaced:
+        into = {edge.target_table for edge in new[query] if edge.target_table is not None}
+        candidates = {one for table in into for one in writers.get(table, ())} - replaced
+        for candidate in candidates:
+            columns, sources = (
+                len(_made(new[query], with_source=way) & _made(old[candidate], with_source=way))
+                for way in (False, True)
+            )
+            if columns or len(candidates) == 1:
+                last = max((edge.last_seen or "" for edge in old[candidate]), default="")
+                pairs.append((columns, sources, last, str(candidate), str(query), candidate, query))
+    done: set[str | None] = set()
+    for *_, candidate, query in sorted(pairs, key=lambda pair: pair[:5], reverse=True):
+        if candidate not in replaced and query not in done:
+            replaced.add(candidate)
+            done.add(query)
+    kept = [edge for query, edges in old.items() if query not in replaced for edge in edges]
+    return kept + [edge for edges in new.values() for edge in edges]
+
+
+def _by_query(edges: Iterable[StoredEdge]) -> dict[str | None, list[StoredEdge]]:
+    found: dict[str | None, list[StoredEdge]] = {}
+    for edge in edges:
+        found.setdefault(edge.job_id, []).append(edge)
+    return found
+
+
+def _made(edges: Iterable[StoredEdge], *, with_source: bool) -> set[tuple[object, ...]]:
+    """What a query makes: its target columns, alone or each with its source."""
+    return {
+        (*edge.target, edge.source_table, edge.source_column) if with_source else edge.target
+        for edge in edges
+        if edge.target_table is not None and edge.type == "DIRECT"
+    }
+
+
+def changes(before: Iterable[StoredEdge], after: Iterable[StoredEdge]) -> list[Change]:
+    """Columns whose direct sources differ between all edges of two states; of `after`, see `with_changed`."""
+    old, new = _sources(before), _sources(after)
     found = []
-    for node in sorted({*before, *after}):
-        if node[0] not in written or before.get(node) == after.get(node):
-            continue
-        had, has = before.get(node, set()), after.get(node, set())
-        found.append(Change(node, tuple(sorted(has - had)), tuple(sorted(had - has)), node not in after))
+    for node in sorted({*old, *new}):
+        if old.get(node) != new.get(node):
+            had, has = old.get(node, set()), new.get(node, set())
+            found.append(Change(node, tuple(sorted(has - had)), tuple(sorted(had - has)), node not in new))
     return found
 
 
