@@ -2,7 +2,7 @@
 
 What decides about edges is not folded: digits of names (in back-quotes, of hyphenated projects), URIs of files, ordinals of GROUP BY
 and ORDER BY, JSON paths and keys, the names that PIVOT makes of its literals, and texts that are themselves SQL (EXECUTE IMMEDIATE,
-EXTERNAL_QUERY).
+EXTERNAL_QUERY, the arguments of CALL, which a procedure may execute; of these, dates and times are folded).
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ _FILES = ("gs://", "s3://", "azure://")
 _NUMBER = re.compile(r"[0-9][\w.]*")
 _KEPT_DIGITS = str.maketrans("0123456789", "".join(chr(0xE000 + digit) for digit in range(10)))
 _AS_WRITTEN = ("pivot", "immediate", "external_query")
+_CALL_WORD = re.compile(r"\bcall\b")
+_TIME = re.compile(r"['\"]\d{4}-\d{2}-\d{2}(?:[ tT][\d:.]+)?(?:Z| ?UTC|[+-]\d{2}:?\d{2})?['\"]")
+"""A literal that is a date or a time and nothing else."""
 _LIST = re.compile(r"[(\[] ?\?(?: ?, ?\?)+ ?[)\]]")
 _ROWS = re.compile(r"(\((?: ?\? ?,?)+\))(?: ?, ?\1)+")
 
@@ -36,6 +39,8 @@ def folded(text: str) -> str:
     lower = text.lower()
     if any(word in lower for word in _AS_WRITTEN):
         return " ".join(_QUOTED.sub(_uncommented, text).split())
+    if "call" in lower and _CALL_WORD.search(lower):
+        return " ".join(_QUOTED.sub(_undated, text).split())
     text = " ".join(_QUOTED.sub(_unquoted, text).split())
     text = _SHARD.sub("_*", text)
     text = _HYPHENATED.sub(_kept, text)
@@ -48,6 +53,10 @@ def folded(text: str) -> str:
 def _uncommented(match: re.Match[str]) -> str:
     piece = match.group()
     return piece if piece[0] in "'\"`" else " "
+
+
+def _undated(match: re.Match[str]) -> str:
+    return "?" if _TIME.fullmatch(match.group()) else _uncommented(match)
 
 
 def _unquoted(match: re.Match[str]) -> str:
