@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dataplatform.lineage.catalog import catalog_from
@@ -120,10 +121,24 @@ def test_a_load_of_a_table_that_is_gone_has_the_columns_of_its_job() -> None:
         project_id="p",
         job_type="LOAD",
         destination_table="p.d.staging",
-        source_uris=("gs://b/x/*",),
+        source_uris=("gs://b/x/2026-01-01/1.json", "gs://b/x/2026-01-01/2.json"),
         columns=("a", "b"),
     )
     assert resolve_job(job, catalog_from({})) == Resolution(
         [Edge("gs://b/x/*", name, "p.d.staging", name, "DIRECT", "IDENTITY", False, name, 0.9) for name in ("a", "b")],
         [],
     )
+
+
+def test_load_and_extract_jobs_of_all_days_are_one_form_of_one_node() -> None:
+    catalog = catalog_from({"p.d.t": {"columns": [{"name": "a", "type": "INT64"}]}})
+    for files in (
+        {"job_type": "LOAD", "destination_table": "p.d.t"},
+        {"job_type": "EXTRACT", "source_tables": ("p.d.t",)},
+    ):
+        key = "source_uris" if files["job_type"] == "LOAD" else "destination_uris"
+        one, other = (Job(project_id="p", **files, **{key: (f"gs://b/x/2026-01-0{day}/f",)}) for day in (1, 2))
+        assert one.fingerprint() == other.fingerprint()
+        (edge,) = resolve_job(one, catalog).edges
+        assert "gs://b/x/*" in (edge.source_table, edge.target_table)
+        assert one.fingerprint() != msgspec.structs.replace(one, **{key: ("gs://b/y/f",)}).fingerprint()

@@ -9,7 +9,7 @@ import msgspec
 from .catalog import Catalog
 from .edges import WHOLE_ROW, Edge, Resolution, Unresolved
 from .fingerprint import fingerprint
-from .names import general_path, is_anonymous
+from .names import general_path, general_uri, is_anonymous
 from .resolve import resolve
 
 
@@ -41,7 +41,10 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def counts(self) -> bool:
-        """False for what moved no data: a failed job, a dry run, a script's parent (its children are jobs of their own)."""
+        """False for what moved no data: a failed job or a dry run.
+
+        A script and its child jobs both count: which of the two a log holds is decided where it is read (`finished_jobs.sql`).
+        """
         return not self.error_result and not self.dry_run
 
     def fingerprint(self) -> str:
@@ -50,9 +53,13 @@ class Job(msgspec.Struct, frozen=True):
         if target is not None and is_anonymous(target):
             target = None
         if not self.query:
-            return fingerprint(
-                "", self.job_type, target, *self.source_tables, *self.source_uris, *self.destination_uris
+            ends = (
+                *map(general_path, self.source_tables),
+                *_files(self.source_uris),
+                "→",
+                *_files(self.destination_uris),
             )
+            return fingerprint("", self.job_type, target, *ends)
         return fingerprint(self.query, self.project_id, self.default_dataset, target)
 
 
@@ -73,7 +80,7 @@ def resolve_job(job: Job, catalog: Catalog, *, through_views: bool = False) -> R
     if kind == "LOAD" and job.destination_table:
         return _load(job, general_path(job.destination_table), catalog)
     if kind == "EXTRACT" and job.destination_uris:
-        found = [_copy(job.source_tables, uri, catalog) for uri in job.destination_uris]
+        found = [_copy(job.source_tables, uri, catalog) for uri in _files(job.destination_uris)]
         return Resolution([edge for one in found for edge in one.edges], [r for one in found for r in one.unresolved])
     return Resolution([], [Unresolved(job.destination_table, None, "no_query", job.job_type or "")])
 
@@ -95,10 +102,15 @@ def _load(job: Job, target: str, catalog: Catalog) -> Resolution:
     columns = _columns(target, catalog) or list(job.columns)
     edges = [
         Edge(uri, column, target, column, "DIRECT", "IDENTITY", False, column, 0.9)
-        for uri in job.source_uris or ("upload",)
+        for uri in _files(job.source_uris) or ("upload",)
         for column in columns or [WHOLE_ROW]
     ]
     return Resolution(edges, [] if columns else [Unresolved(target, None, "unknown_schema", target)])
+
+
+def _files(uris: tuple[str, ...]) -> tuple[str, ...]:
+    """Files by the folder that holds those of all days, each once."""
+    return tuple(dict.fromkeys(map(general_uri, uris)))
 
 
 def _columns(table: str, catalog: Catalog) -> list[str] | None:

@@ -19,7 +19,6 @@ import msgspec
 
 from ..warehouse.client import Warehouse
 from .jobs import Job
-from .names import general_uri
 
 LABEL = "lineage"
 """Value of the label `domain` on our own bookkeeping's jobs, which are left out."""
@@ -65,8 +64,8 @@ def jobs_statement(place: Place) -> str:
 def finished_jobs(warehouse: Warehouse, start: datetime, end: datetime) -> Iterator[LoggedJob]:
     """Jobs that ended in [start, end) and moved or read data, of all places, each once, without our own bookkeeping's.
 
-    Tables that a run makes for itself, named with 12 hexadecimal digits at the end, are told without these, and files by the folder
-    that holds those of all days: so all runs are one text, and one node of the graph.
+    Tables that a run makes for itself, named with 12 hexadecimal digits at the end, are told without these: so all runs are one
+    text, and one node of the graph.
     """
     seen: set[tuple[str | None, str]] = set()
     for place in places(warehouse):
@@ -90,8 +89,6 @@ def _general(job: Job) -> Job:
         query=general(job.query) if job.query else None,
         destination_table=general(job.destination_table) if job.destination_table else None,
         source_tables=tuple(map(general, job.source_tables)),
-        source_uris=tuple(dict.fromkeys(map(general_uri, job.source_uris))),
-        destination_uris=tuple(dict.fromkeys(map(general_uri, job.destination_uris))),
     )
 
 

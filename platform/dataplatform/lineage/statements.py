@@ -9,6 +9,7 @@ from sqlglot import exp
 from .catalog import UNKNOWN, Field, Table
 from .edges import WHOLE_ROW, Edge, EdgeType, Unresolved
 from .expressions import Constant, Session
+from .names import general_uri
 from .parsing import MAX_EXPRESSION, sql
 from .queries import Queries, _shape, filled
 from .relations import Hole, Item, Relation, Scope, TableRelation
@@ -435,13 +436,14 @@ class Statements(Queries):
 
     def _export(self, node: exp.Expr) -> None:
         options = node.args.get("options")
-        self.write_relation(_option(options, "uri") or "export", self.query(node.this, self.root(), ordered=True))
+        target = general_uri(_option(options, "uri") or "export")
+        self.write_relation(target, self.query(node.this, self.root(), ordered=True))
 
     def _load(self, node: exp.Expr) -> None:
         into = node.this
         table = into.this if isinstance(into, exp.Schema) else into
         target = self.target(table)
-        source = _option(node.args.get("files"), "uris") or "files"
+        source = general_uri(_option(node.args.get("files"), "uris") or "files")
         names = [str(one.name) for one in into.expressions] if isinstance(into, exp.Schema) else self.columns_of(target)
         if names is None:
             self._unresolved(target, None, "unknown_schema", target)
