@@ -203,6 +203,12 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="API key of the decision service → name of who uses it. Locally `local` and `second` always exist.",
     )
+    decision_requests_per_second: float = Field(
+        0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Requests one user of API keys may send a second to one process of the decision service, before 429; 0 for no limit.",
+    )
     fraud_database: Annotated[
         str,
         _shaped(r"([a-z][a-z0-9+]*://\S*)?", "an SQLAlchemy URL, such as postgresql+pg8000://user:password@host/name"),

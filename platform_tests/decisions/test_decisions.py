@@ -16,6 +16,7 @@ import httpx
 import msgspec
 import pytest
 
+from dataplatform.decisions.http import Door
 from dataplatform.decisions.judge import BadRequestError, Record, record_of, replay
 from dataplatform.decisions.service import DecisionService
 from dataplatform.decisions.sources import state_path
@@ -187,10 +188,14 @@ def test_an_explanation_and_a_replay_from_the_record(running):
         (b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"amount": NaN}}', 400, None),
         (b"[]", 422, ""),
         (b'{"request_id": 5, "event": "x"}', 422, "/request_id"),
-        (b'{"event": "send_transfer_pay"}', 422, ""),
+        (b'{"event": "send_transfer_pay"}', 422, "/request_id"),
         (b'{"request_id": "x", "event": "no_event"}', 422, "/event"),
         (b'{"request_id": "", "event": "send_transfer_pay"}', 422, "/request_id"),
-        (b'{"request_id": "x", "event": "send_transfer_pay", "factz": {}}', 422, ""),
+        (b'{"request_id": "x", "event": "send_transfer_pay", "factz": {}}', 422, "/factz"),
+        (b'{"request_id": "x", "event": "e", "entities": {"ok": "a", "sender": 5}}', 422, "/entities/sender"),
+        (b'{"request_id": "x", "event": "e", "entities": {"a/b~": null}}', 422, "/entities/a~1b~0"),
+        (b'{"request_id": "x", "event": "e", "entities": []}', 422, "/entities"),
+        (b'{"request_id": "x", "event": "e", "deadline_ms": 1.5}', 422, "/deadline_ms"),
         (b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"amount": "5000"}}', 422, "/facts/amount"),
         (b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"amuont": 5}}', 422, "/facts/amuont"),
         (b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"is_first": 1}}', 422, "/facts/is_first"),
@@ -221,6 +226,46 @@ def test_places_that_are_none(running):
     slash = b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"a/b": 1}}'
     refused = httpx.post(f"{running.url}/v1/decisions", content=slash, headers=HEADERS).json()
     assert refused["problems"][0]["pointer"] == "/facts/a~1b"
+
+
+def test_what_the_protocol_refuses_is_in_the_words_of_this_service(running):
+    large = httpx.post(f"{running.url}/v1/decisions", content=b"y" * ((1 << 20) + 1), headers=HEADERS)
+    assert large.json() == {
+        "type": "about:blank",
+        "status": 413,
+        "title": "The body has more than 1,048,576 bytes.",
+        "fix": "send only the facts that are needed",
+    }
+    long = httpx.get(f"{running.url}/v1/{'y' * 9000}", headers=HEADERS)
+    assert (long.status_code, long.json()["type"]) == (414, "about:blank")
+
+
+def test_a_fault_and_too_many_requests(tmp_path):
+    """A door of this process: a fault while a request is taken in, and a limit for each key."""
+
+    async def run():
+        door = Door(direct(tmp_path, decision_requests_per_second=2).settings)
+        await door.service.start()
+        door.service.begin = None  # a fault: what is called is no function
+        server = await asyncio.get_running_loop().create_server(door.server.protocol, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with httpx.AsyncClient(base_url=url, headers=HEADERS) as api:
+            fault = await api.post("/v1/decisions", json=body("fault"))
+            fast = [await api.get("/v1/policies") for _ in range(3)]
+            other = await api.get("/v1/policies", headers={"X-API-Key": "second"})
+            health = await api.get("/healthz")
+            metrics = await api.get("/metrics")
+        server.close()
+        await door.service.stop()
+        return fault, fast, other, health, metrics
+
+    fault, fast, other, health, metrics = asyncio.run(run())
+    assert (fault.status_code, fault.json()["title"]) == (500, "The service has a fault.")
+    assert "collector" not in fault.text
+    assert [answer.status_code for answer in fast][-1] == 429 and fast[0].status_code == 200
+    assert int(fast[-1].headers["retry-after"]) >= 1 and "2 requests a second" in fast[-1].json()["title"]
+    assert other.status_code == health.status_code == 200  # each key has its own
+    assert 'kind="refused_429"' in metrics.text
 
 
 def test_api_keys(running):
@@ -331,6 +376,8 @@ def test_a_version_lives_by_http_alone(settings_for, tmp_path):
         assert api.post("/backtests", json=period).status_code == 403
         assert api.get("/export").status_code == 403
         grant(service)
+        same = {"changes": {"many_users": 4}, "base_version": 1, "reason": "Nothing."}
+        assert api.post("/parameters", json=same).status_code == 422
         change = {"changes": {"many_users": 20}, "base_version": 1, "reason": "A family shares a tablet."}
         assert api.post("/parameters", json=change).json()["version"] == 2
         for wrong, status in (

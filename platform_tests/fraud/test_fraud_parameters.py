@@ -164,6 +164,14 @@ def test_alerts_of_one_entity_at_once_make_one_case(database):
     assert found["evidence"][0]["evidence"] == evidence
 
 
+@pytest.mark.parametrize("changes", [{}, {"min_membership": "30 days"}, {"large": 1_000_000, "min_membership": 30}])
+def test_a_draft_without_a_change_is_refused(tmp_path, changes):
+    store = open_store(f"sqlite:///{tmp_path / 'p.sqlite'}")
+    with pytest.raises(PlatformError, match="nothing is changed"):
+        store.propose("transfer", changes, base_version=1, by="ed", reason="why")
+    assert len(store.versions("transfer")) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [

@@ -7,6 +7,7 @@ and writes its answers. It knows nothing of events.
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
@@ -79,7 +80,8 @@ class Slot:
         self.give(b"".join(lines))
 
     def refuse(self, refusal: Refusal, fields: bytes = b"") -> None:
-        """Answer with a problem."""
+        """Answer with a problem, in the application's words."""
+        refusal = self.connection.server.word(refusal)
         self.answer(refusal.status, refusal.body(), refusal.header_lines() + fields)
 
     def give(self, data: bytes) -> None:
@@ -108,9 +110,13 @@ class Application(Protocol):
 class Server:
     """What the connections of one process share."""
 
-    def __init__(self, application: Application, limits: Limits) -> None:
+    def __init__(
+        self, application: Application, limits: Limits, word: Callable[[Refusal], Refusal] = lambda refusal: refusal
+    ) -> None:
+        """`word` puts what the protocol refuses by itself into the application's words; as it stands, they are the collector's."""
         self.application = application
         self.limits = limits
+        self.word = word
         self.connections: set[Connection] = set()
         self.receiving_bytes = 0
         """Bytes of bodies that have arrived but are not whole."""

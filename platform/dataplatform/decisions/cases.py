@@ -69,7 +69,7 @@ class CaseRoutes:
         if "assignee" in body:
             body["assignee"] = body["assignee"] or None
         if not body:
-            problem = FactProblem("/", "missing", "nothing is changed", "give status or assignee")
+            problem = FactProblem("", "missing", "nothing is changed", "give status or assignee")
             raise BadRequestError(422, "The request has mistakes.", [problem])
         case = await asyncio.to_thread(
             self._cases.change, number, body, version=version, by=self._user(request), note=note

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from functools import partial
+from math import ceil
+from time import monotonic
 from typing import Any
 from urllib.parse import unquote
 
@@ -22,6 +24,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ..collector.http import Limits, Request, Server, Slot
+from ..collector.keys import RateLimit
 from ..collector.problems import Refusal
 from ..contracts.errors import ContractError
 from ..errors import PlatformError
@@ -65,7 +68,9 @@ class Door:
         self.service = service or DecisionService(settings)
         self.backtests = Backtests(settings.data_dir / "fraud" / "backtests")
         self.keys = {key.encode(): name for key, name in settings.decision_keys.items()}
-        self.server = Server(self, Limits(MAX_BODY, REQUEST_SECONDS, IDLE_SECONDS, MAX_CONNECTIONS))
+        self.server = Server(self, Limits(MAX_BODY, REQUEST_SECONDS, IDLE_SECONDS, MAX_CONNECTIONS), _worded)
+        each_second = settings.decision_requests_per_second
+        self.rates = RateLimit(each_second, max(1.0, each_second))
         self._tasks: set[asyncio.Task[None]] = set()
         self.others = Starlette(
             routes=[
@@ -113,8 +118,13 @@ class Door:
     def handle(self, slot: Slot, request: Request) -> None:
         client = self._client(request.headers)
         url = request.url
-        if client is None and url.startswith(b"/v1/"):
+        guarded = url.startswith(b"/v1/")
+        if guarded and client is None:
             _give(slot, *_problem(401, "An API key is needed.", "send it in the header X-API-Key"))
+        elif guarded and self.rates.per_second and (wait := self._wait(client or "")):
+            self.service.counts["refused_429"] = self.service.counts.get("refused_429", 0) + 1
+            title = f"More than {self.rates.per_second:g} requests a second of one user."
+            _give(slot, *_problem(429, title, "send it again after Retry-After", retry_after=ceil(wait)))
         elif (url == DECISIONS or url.startswith(DECISIONS + b"?")) and request.method == b"POST":
             try:
                 self.service.begin(request.body, client or "", partial(_decided, slot))
@@ -124,6 +134,14 @@ class Door:
             task = asyncio.get_running_loop().create_task(self._by_starlette(slot, request, client))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def _wait(self, client: str) -> float:
+        """Seconds until a client may ask again; 0 where this request is counted."""
+        now = monotonic()
+        wait = self.rates.wait(client, now)
+        if not wait:
+            self.rates.spend(client, 1, now)
+        return wait
 
     def _client(self, headers: Mapping[bytes, bytes]) -> str | None:
         key = headers.get(b"x-api-key")
@@ -368,9 +386,26 @@ def _give(slot: Slot, status: int, body: bytes, fields: bytes) -> None:
     slot.answer(status, body, fields)
 
 
-def _problem(status: int, title: str, fix: str = "", **more: Any) -> tuple[int, bytes, bytes]:
+def _problem(status: int, title: str, fix: str = "", *, retry_after: int = 1, **more: Any) -> tuple[int, bytes, bytes]:
     content = {"type": "about:blank", "status": status, "title": title} | ({"fix": fix} if fix else {}) | more
-    return status, msgspec.json.encode(content), _PROBLEM + (b"Retry-After: 1\r\n" if status in (429, 503) else b"")
+    again = b"Retry-After: %d\r\n" % retry_after if status in (429, 503) else b""
+    return status, msgspec.json.encode(content), _PROBLEM + again
+
+
+class _Worded(Refusal):
+    """What the protocol refuses, in the form of this service's other answers."""
+
+    def body(self) -> bytes:
+        return _problem(self.status, self.detail, self.fix)[1]
+
+
+def _worded(refusal: Refusal) -> Refusal:
+    detail, fix = {
+        "too_large": (f"The body has more than {MAX_BODY:,} bytes.", "send only the facts that are needed"),
+        "too_slow": (f"The request was not whole after {REQUEST_SECONDS:g} s.", "send it at once"),
+        "internal": ("The service has a fault.", "try again; tell the platform's team"),
+    }.get(refusal.code, (f"{refusal.detail[:1].upper()}{refusal.detail[1:]}.", refusal.fix))
+    return _Worded(refusal.status, refusal.code, detail, fix, retry_after=refusal.retry_after, headers=refusal.headers)
 
 
 def _bad(error: BadRequestError) -> tuple[int, bytes, bytes]:
@@ -416,7 +451,8 @@ def _contract_error(_: HttpRequest, error: Exception) -> Response:
 
 def _platform_error(_: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, PlatformError)
-    status, more = 422, {}
+    status = 422
+    more: dict[str, Any] = {}
     if isinstance(error, ConflictError):
         status, more = 409, {"difference": error.difference}
     elif isinstance(error, NotAllowedError):

@@ -5,6 +5,7 @@ same answer from the record alone, whenever.
 """
 
 import hashlib
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from ..fraud.compiled import Decide, Outcome, compile_policy
 from ..fraud.document import suggestion
 from ..fraud.expression import print_expression
 from ..fraud.fact_types import TypedPolicy, list_entries
-from ..fraud.facts import FactProblem
+from ..fraud.facts import FactProblem, pointer
 from ..fraud.features import EntityFeatures
 from ..fraud.parameters import ParameterVersion, Snapshot
 from ..fraud.policies import print_policy
@@ -37,6 +38,7 @@ ACTIONS: Mapping[str, str] = {
 }
 """What the caller does at each level."""
 MAX_TEXT = 300
+_FIELD = re.compile(r"(missing required|unknown) field `(.*)`")
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -282,10 +284,7 @@ def read_request(body: bytes) -> Request:
     try:
         request = msgspec.json.decode(body, type=Request)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        pointer = path.rstrip("`").replace("[...]", "").replace(".", "/")
-        problem = FactProblem(pointer, "wrong_type", message, "see /openapi.json")
-        raise BadRequestError(422, "The request has mistakes.", [problem]) from None
+        raise BadRequestError(422, "The request has mistakes.", _shape_problems(body, str(error))) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BadRequestError(400, f"The body is no JSON: {error}") from None
     problems = []
@@ -298,11 +297,31 @@ def read_request(body: bytes) -> Request:
     for role, key in request.entities.items():
         if not key or len(key) > MAX_TEXT or "\x00" in key:
             problems.append(
-                FactProblem(f"/entities/{role}", "length", f"a key has 1 to {MAX_TEXT} characters", "shorten")
+                FactProblem(pointer("entities", role), "length", f"a key has 1 to {MAX_TEXT} characters", "shorten")
             )
     if problems:
         raise BadRequestError(422, "The request has mistakes.", problems)
     return request
+
+
+def _shape_problems(body: bytes, told: str) -> list[FactProblem]:
+    """The mistakes of a body that is no Request, from what msgspec tells of the first one."""
+    message, _, path = told.partition(" - at `$")
+    if (named := _FIELD.search(message)) is not None:
+        place = path.rstrip("`").replace(".", "/") + pointer(named[2])
+        if named[1] == "unknown":
+            near = suggestion(named[2], Request.__struct_fields__)
+            return [FactProblem(place, "unknown_key", message, f"write {near}" if near else "leave it out")]
+        return [FactProblem(place, "missing", message, "add it")]
+    fix = "see /openapi.json"
+    if path.startswith(".entities["):  # which one is not told
+        keys = msgspec.json.decode(body)["entities"]
+        return [
+            FactProblem(pointer("entities", role), "wrong_type", message, "send the key as a text, in quotes")
+            for role, key in keys.items()
+            if not isinstance(key, str)
+        ]
+    return [FactProblem(path.rstrip("`").replace(".", "/"), "wrong_type", message, fix)]
 
 
 def read_given(bench: Bench, request: Request) -> dict[str, Fact]:
@@ -315,8 +334,7 @@ def read_given(bench: Bench, request: Request) -> dict[str, Fact]:
         if held is None:
             near = suggestion(name, types)
             fix = f"write {near}" if near else "see the event's contract and the policy's entities"
-            place = name.replace("~", "~0").replace("/", "~1")
-            problems.append(FactProblem(f"/facts/{place}", "unknown_fact", f"{name} is no fact of the event", fix))
+            problems.append(FactProblem(pointer("facts", name), "unknown_fact", f"{name} is no fact of the event", fix))
         elif value is not None and held not in ("REPEATED", "JSON"):
             try:
                 given[name] = read_value(value, held)
@@ -327,7 +345,7 @@ def read_given(bench: Bench, request: Request) -> dict[str, Fact]:
         if role not in bench.roles:
             near = suggestion(role, bench.roles)
             fix = f"write {near}" if near else f"one of {', '.join(bench.roles)}"
-            problems.append(FactProblem(f"/entities/{role}", "unknown_entity", f"{role} is no entity here", fix))
+            problems.append(FactProblem(pointer("entities", role), "unknown_entity", f"{role} is no entity here", fix))
     if problems:
         raise BadRequestError(422, "The request has mistakes.", problems)
     return given

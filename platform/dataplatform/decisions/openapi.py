@@ -26,7 +26,7 @@ def document() -> dict[str, Any]:
             409: "The request id had another body; or another change came first (with the difference).",
             410: "The policy's text has changed since.",
             413: "The body is too large.",
-            429: "Too many requests of this API key, or another backtest runs: after Retry-After.",
+            429: "Too many requests of one user, or another backtest runs: after Retry-After.",
             422: "Mistakes, each with its JSON pointer.",
             503: "Too much waits for the disk, or the store is down: try again.",
         }

@@ -41,9 +41,12 @@ class FactLine:
     facts: Mapping[str, Fact]
 
 
-def check_facts(
-    typed: TypedPolicy, facts: Mapping[str, object], pointer: str = "/facts"
-) -> tuple[dict[str, Fact], list[FactProblem]]:
+def pointer(*keys: str) -> str:
+    """A JSON pointer (RFC 6901) of keys from the root."""
+    return "".join(f"/{key.replace('~', '~0').replace('/', '~1')}" for key in keys)
+
+
+def check_facts(typed: TypedPolicy, facts: Mapping[str, object]) -> tuple[dict[str, Fact], list[FactProblem]]:
     """The facts a policy reads, in its types, and what is wrong with them. Facts that it does not read are left out."""
     read: dict[str, Fact] = {}
     problems: list[FactProblem] = []
@@ -54,8 +57,9 @@ def check_facts(
         try:
             read[fact] = _any_scalar(value) if fact_type == UNTYPED else read_value(value, fact_type)
         except ValueProblem as problem:
-            place = f"{pointer}/{fact.replace('~', '~0').replace('/', '~1')}"
-            problems.append(FactProblem(place, problem.code, f"{fact} is {problem.message}", problem.fix))
+            problems.append(
+                FactProblem(pointer("facts", fact), problem.code, f"{fact} is {problem.message}", problem.fix)
+            )
     return read, problems
 
 
@@ -101,14 +105,14 @@ def read_lists(file: Path) -> tuple[dict[str, frozenset[Scalar]], dict[str, Kind
     lists: dict[str, frozenset[Scalar]] = {}
     kinds: dict[str, Kind | None] = {}
     for name, entries in root.items():
-        pointer = f"/{name}"
+        place = pointer(name)
         if not isinstance(entries, list):
             message = f"{name} is a list, not {shown(entries)}"
-            problems.append(Problem(file, 0, pointer, "wrong_type", message, 'write ["entry", …]'))
+            problems.append(Problem(file, 0, place, "wrong_type", message, 'write ["entry", …]'))
             continue
         if len(entries) > MAX_LIST:
             message = f"{name} has more than {MAX_LIST:,} entries"
-            problems.append(Problem(file, 0, pointer, "too_long", message, "declare a feature instead of a list"))
+            problems.append(Problem(file, 0, place, "too_long", message, "declare a feature instead of a list"))
             continue
         kind, found = _entries(file, name, entries, problems)
         kinds[name] = kind

@@ -309,7 +309,14 @@ class ParameterStore:
                     _difference(base, live, {name: _plain(typed.policy, name, wanted[name]) for name in changes}),
                     where=policy,
                 )
-            values = self.values(live) | {name: wanted[name] for name in changes}
+            before = self.values(live)
+            values = before | {name: wanted[name] for name in changes}
+            if values == before:
+                raise PlatformError(
+                    f"nothing is changed: all values are those of version {live.version}, which is live",
+                    where=policy,
+                    fix="give at least one parameter another value",
+                )
             _check_rules(typed, values)
             version = (
                 1
