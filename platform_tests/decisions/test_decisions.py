@@ -16,6 +16,7 @@ import httpx
 import msgspec
 import pytest
 
+from dataplatform.decisions.backtests import Backtests, Question
 from dataplatform.decisions.http import Door
 from dataplatform.decisions.judge import BadRequestError, Record, record_of, replay
 from dataplatform.decisions.service import DecisionService
@@ -421,6 +422,26 @@ def test_a_version_lives_by_http_alone(settings_for, tmp_path):
         assert state["status"] == "failed" and "materialise the event's asset" in state["error"]
     finally:
         service.stop()
+
+
+def test_a_backtest_that_was_killed_is_told_and_makes_room(tmp_path):
+    backtests, other = Backtests(tmp_path), Backtests(tmp_path)  # of two processes of the service
+    question = Question("new_device", "2026-01-10T00:00:00+00:00", "2026-01-11T00:00:00+00:00", "local")
+    run = backtests.start(question)
+    try:
+        assert other.state("new_device", run)["status"] == "running"
+        with pytest.raises(BadRequestError, match="Another backtest") as refused:
+            other.start(question)
+        assert refused.value.status == 429
+    finally:
+        backtests._child.kill()
+        backtests._child.wait()
+    state = other.state("new_device", run)
+    assert state["status"] == "failed" and "ended before it was done" in state["error"]
+    again = other.start(question)
+    other._child.kill()
+    other._child.wait()
+    assert again != run
 
 
 @pytest.mark.parametrize("kills", [pytest.param(1, id="short"), pytest.param(12, id="long", marks=pytest.mark.long)])
