@@ -1,5 +1,6 @@
 """Marks of personal data: they go on, and stop at what the policy states."""
 
+import msgspec
 import pytest
 
 from dataplatform.lineage.catalog import catalog_from
@@ -12,7 +13,7 @@ def edge(
     source: str, target: str, subtype: str = "IDENTITY", expression: str = "x", masking: bool = False
 ) -> StoredEdge:
     (source_table, source_column), (table, column) = source.rsplit(".", 1), target.rsplit(".", 1)
-    type_ = "INDIRECT" if subtype in ("FILTER", "JOIN") else "DIRECT"
+    type_ = "INDIRECT" if subtype in ("FILTER", "JOIN", "GROUP_BY") else "DIRECT"
     return StoredEdge(source_table, source_column, table, column, type_, subtype, masking, expression, job_id="job")
 
 
@@ -44,6 +45,7 @@ def test_marks_follow_direct_edges_only() -> None:
         ("SHA256(CONCAT(@salt, email))", True),
         ("TO_HEX(SHA256(CONCAT(secrets.salt, email)))", True),
         ("COUNT(DISTINCT email)", True),
+        ("SUM(email)", True),
         ("MAX(email)", False),
         ("CONCAT(email, TO_HEX(SHA256(CONCAT(@salt, email))))", False),
         ("AEAD.ENCRYPT(keyset, email, '')", True),
@@ -108,3 +110,30 @@ def test_a_mark_stops_only_where_every_clause_masks(statement: str, stops: bool)
     )
     assert bool(result.stopped) is stops
     assert bool(result.findings) is not stops
+
+
+@pytest.mark.parametrize(
+    ("statement", "stops"),
+    [
+        ("SELECT SUM(e) AS x FROM p.d.t", True),
+        ("SELECT day AS k, SUM(e) AS x FROM p.d.t GROUP BY day", True),
+        ("SELECT user_id AS k, SUM(e) AS x FROM p.d.t GROUP BY user_id", False),
+        ("SELECT user_id AS k, COUNT(e) AS x FROM p.d.t GROUP BY user_id", True),
+        ("SELECT AVG(e) AS x FROM p.d.t GROUP BY phone", False),  # a marked column is somebody's as well
+        ("SELECT AVG(e) AS x FROM p.d.t GROUP BY contact", False),  # and so is what has been made of one
+        ("SELECT y + 1 AS x FROM (SELECT AVG(e) AS y FROM p.d.t GROUP BY LOWER(t.User_Id))", False),
+        ("SELECT SUM(e) OVER (PARTITION BY user_id) AS x FROM p.d.t", False),
+        ("SELECT SUM(e) OVER () AS x FROM p.d.t", True),
+    ],
+)
+def test_a_sum_stops_a_mark_unless_it_may_be_one_persons(statement: str, stops: bool) -> None:
+    names = ("e", "user_id", "day", "phone", "contact")
+    catalog = catalog_from({"p.d.t": {"columns": [{"name": name, "type": "STRING"} for name in names]}})
+    found = resolve(statement, catalog, project="p", destination="p.d.o").edges
+    edges = [StoredEdge(**{name: getattr(one, name) for name in one.__struct_fields__}, job_id="j") for one in found]
+    edges.append(edge("p.d.t.phone", "p.d.t.contact"))
+    other = edge("p.d.t.user_id", "p.d.o.*", "GROUP_BY")
+    edges.append(msgspec.structs.replace(other, job_id="of another query into the same table"))
+    result = spread(Graph(edges), {("p.d.t", "e"): "salary", ("p.d.t", "phone"): "phone"})
+    assert [one.mark for one in result.stopped] == (["salary"] if stops else [])
+    assert (("p.d.o", "x") in [one.node for one in result.findings]) is not stops

@@ -158,6 +158,10 @@ class Graph:
         found = next((one for one in columns if f"{one.lower()}.".startswith(f"{path.lower()}.")), None)
         return (table, found[: len(path)]) if found is not None else None
 
+    def into(self, node: Node) -> list[StoredEdge]:
+        """Edges that end at exactly this node, DIRECT and INDIRECT."""
+        return [self.edges[number] for number in self._by_target.get(node, ())]
+
     def reach(
         self, start: Node, direction: Direction = "downstream", *, depth: int | None = None, indirect: bool = False
     ) -> list[Reached]:

@@ -3,17 +3,22 @@
 A mark starts at a column that a contract declares personal. It goes on with every DIRECT edge, unless on that edge every use of the
 column is under a function that the policy trusts. When the edge's expression does not show that (it was cut, or the masking is in
 an earlier step of the query), the mark goes on: too many findings are the safe side.
+
+Aggregates by rule: a count shows no value, so it always stops a mark. A sum, a mean or a spread stops it unless the query groups (or
+windows) by somebody's own key, for then it may be of one row: by a column that itself holds marked data, or whose name the policy counts
+among the keys of people and devices.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
 
 from sqlglot import exp
 
+from .edges import WHOLE_ROW
 from .impact import Graph, Node, Reached, StoredEdge
 from .parsing import MAX_EXPRESSION, SyntaxProblem, parse_expression
 
@@ -34,13 +39,19 @@ class MaskingPolicy:
 
     `functions`: names, with or without their dataset, of functions that tokenise or encrypt. `salted_hashes`: a hash counts
     when something secret goes into it beside the value (a literal does not hide: it is in the query log; a parameter, a variable or another
-    column does). `unsalted_hashes`: any hash counts. `aggregates`: aggregate functions whose result shows no single value.
+    column does). `unsalted_hashes`: any hash counts. `counts`: aggregate functions whose result holds no value. `aggregates`: those
+    whose result shows no single value unless the group is one person's, which it is when grouped by marked data or by a column named in
+    `keys`.
     """
 
     functions: frozenset[str] = frozenset({"aead.encrypt", "deterministic_encrypt", "tokenize"})
     salted_hashes: bool = True
     unsalted_hashes: bool = False
-    aggregates: frozenset[str] = frozenset({"count", "countif", "sum", "avg", "approx_distinct", "stddev", "variance"})
+    counts: frozenset[str] = frozenset({"count", "countif", "approx_distinct"})
+    aggregates: frozenset[str] = frozenset({"sum", "avg", "stddev", "variance"})
+    keys: frozenset[str] = frozenset(
+        {"user_id", "account_id", "customer_id", "member_id", "receiver_id", "device_id", "session_id", "phone_number"}
+    )
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,26 @@ class Spread:
 def spread(graph: Graph, marks: Mapping[Node, str], policy: MaskingPolicy | None = None) -> Spread:
     """Follow every mark (column → kind, such as `email`) through the graph."""
     policy = policy or MaskingPolicy()
+    strict = replace(policy, aggregates=frozenset())
+    personal = {*marks, *(one.node for one in _spread(graph, marks, lambda _: strict).findings)}
+
+    @cache
+    def by_person(table: str, job_id: str | None, column: str) -> bool:
+        keys = [*graph.into((table, WHOLE_ROW)), *graph.into((table, column))]
+        return any(
+            key.job_id == job_id
+            and key.subtype in ("GROUP_BY", "WINDOW")
+            and (key.source in personal or key.source[1].rpartition(".")[2].lower() in policy.keys)
+            for key in keys
+        )
+
+    def at(edge: StoredEdge) -> MaskingPolicy:
+        return strict if by_person(edge.target_table or "", edge.job_id, edge.target_column) else policy
+
+    return _spread(graph, marks, at)
+
+
+def _spread(graph: Graph, marks: Mapping[Node, str], policy: Callable[[StoredEdge], MaskingPolicy]) -> Spread:
     result = Spread()
     for origin, mark in marks.items():
         seen = {origin}
@@ -88,7 +119,7 @@ def spread(graph: Graph, marks: Mapping[Node, str], policy: MaskingPolicy | None
             for edge, node in graph.steps(at.node, True, False):
                 if node in seen:
                     continue
-                why = masked_by(edge, policy)
+                why = masked_by(edge, policy(edge))
                 if why is not None:
                     result.stopped.append(Stopped(edge, mark, origin, why))
                     continue
@@ -101,7 +132,7 @@ def spread(graph: Graph, marks: Mapping[Node, str], policy: MaskingPolicy | None
 
 
 def masked_by(edge: StoredEdge, policy: MaskingPolicy) -> str | None:
-    """Why a mark stops at this edge, or None when it goes on."""
+    """Why a mark stops at this edge, or None when it goes on; the edge is looked at alone, without what its query groups by."""
     if edge.subtype == "IDENTITY" or not edge.expression or len(edge.expression) >= MAX_EXPRESSION:
         return None
     why = _masked(edge.expression, policy)
@@ -130,7 +161,7 @@ def _why(column: exp.Expr, tree: exp.Expr, policy: MaskingPolicy) -> str | None:
         name = _function_name(at)
         if name and (name in policy.functions or name.rpartition(".")[2] in policy.functions):
             return f"function {name}"
-        if isinstance(at, exp.AggFunc) and at.key in policy.aggregates:
+        if isinstance(at, exp.AggFunc) and (at.key in policy.counts or at.key in policy.aggregates):
             return f"aggregate {at.key}"
         if isinstance(at, _HASHES) and (policy.unsalted_hashes or (policy.salted_hashes and _salted(at))):
             return f"hash {at.key}"
