@@ -1,5 +1,6 @@
 """Debezium's and Flink CDC's envelopes, from cases as data, read in their order by one reader."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -69,3 +70,57 @@ def test_imported_files_are_landed_and_their_hours_become_complete(tmp_path: Pat
     hours = CollectionHours(settings, contracts)
     assert len(hours.landings["shop.chats"].states()) == 1
     assert import_envelopes(settings, contracts, "marketplace", [file]) == counts
+
+
+def test_a_file_imported_again_lands_the_same_positions(tmp_path: Path) -> None:
+    """A transaction (one cluster time) in one file, and one that is split between two, in any order and at any time again."""
+    settings = Settings(data_dir=tmp_path, schemas_dir=CHECKOUT / "schemas")
+    contracts = load_collections(settings.schemas_dir).contracts
+    hours = CollectionHours(settings, contracts)
+
+    def file(name: str, messages: list[tuple[int, str]]) -> Path:
+        lines = [
+            json.dumps(
+                {
+                    "op": "c",
+                    "after": json.dumps({"_id": f"{name}{number}"}),
+                    "source": {"ts_ms": at * 1000, "ord": 1, "db": "shop", "collection": collection},
+                }
+            )
+            for number, (at, collection) in enumerate(messages)
+        ]
+        path = tmp_path / name
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    def landed() -> set[tuple[str, str, str]]:
+        found = set()
+        for name in ("shop.chats", "shop.articles"):
+            landing = hours.landings[name]
+            for hour in landing.states():
+                for one in landing.files(hour):
+                    for line in gzip.decompress(landing.read(one)).splitlines():
+                        record = json.loads(line)
+                        found.add((name, record["_id"], record["position"]))
+        return found
+
+    chats, articles = "chats", "articles"
+    whole = file("whole", [(7200, chats), (7200, chats), (7200, articles)])
+    half = file("half", [(7300, articles), (7400, chats), (7400, chats)])
+    rest = file("rest", [(7400, chats), (7400, articles), (7500, chats)])
+    files = [whole, whole, half, rest, articles_only := file("only", [(7250, articles), (7400, articles)])]
+    import_envelopes(settings, contracts, "marketplace", [whole])
+    import_envelopes(settings, contracts, "marketplace", [whole])
+    once = landed()
+    assert sorted(position[-7:] for _, _, position in once) == ["0000000", "0000000", "0000001"]
+    import_envelopes(settings, contracts, "marketplace", files)
+    found = landed()
+    assert len(found) == 3 + 3 + 3 + 2
+    of = {(name, key): position for name, key, position in found}
+    assert of["shop.chats", '"rest0"'] == "0000007400.0000000001.0000002"
+    assert of["shop.chats", '"rest2"'] == "0000007500.0000000001.0000000"
+    for again in ([rest], [half], [rest, half], [whole], [articles_only], [half, rest, whole]):
+        import_envelopes(settings, contracts, "marketplace", again)
+        assert landed() == found, [one.name for one in again]
+    kept = PositionFile(settings, Unit("marketplace")).read().imports.starts
+    assert len(kept) == 1, "of most files nothing need be remembered"

@@ -6,10 +6,15 @@ Whoever runs such an engine lands its messages, one a line; `dataplatform cdc im
 Positions. Both envelopes carry the cluster time: Debezium as `source.ts_ms` and `source.ord` (the increment), Flink CDC as
 `clusterTime`/`source.ts_ms`. Neither numbers the events of a transaction, so the ordinal is counted in the order of the lines, as in
 our own capture; the messages of one collection must be read in their order (one partition a collection, or a key of the
-collection's name).
+collection's name), and each once: a message that the engine repeats within a transaction counts as another change.
+
+A file that is imported again is known by its SHA-256 and counts from where it first did. Any other file goes on counting where
+the first change of a collection in it has the cluster time of the collection's newest one (a transaction that was split between
+two files), and else from zero. So the same transaction cut into other files must not be imported a second time.
 """
 
 import gzip
+import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +32,16 @@ from .buckets import bucket_of
 from .changes import Change, encode, time_text
 from .extended_json import canonical, parse
 from .positions import LAST_ORDINAL, Ordinals, Position
-from .state import CollectionState, PositionFile, Unit, UnitState, announce_late, hour_of_position, landing_of
+from .state import (
+    CollectionState,
+    ImportState,
+    PositionFile,
+    Unit,
+    UnitState,
+    announce_late,
+    hour_of_position,
+    landing_of,
+)
 from .stream import before
 
 _DEBEZIUM = {"c": "insert", "u": "update", "d": "delete", "r": "snapshot"}
@@ -49,10 +63,13 @@ class Imported:
 
 @dataclass
 class EnvelopeReader:
-    """Reads the messages of one stream in their order. `captured_at` is RFC 3339 of when they were landed."""
+    """Reads the messages of one stream in their order. `captured_at` is RFC 3339 of when they were landed.
+
+    `ordinals`: of each collection, for its messages may stand in files of its own, of any times.
+    """
 
     captured_at: str
-    ordinals: Ordinals = field(default_factory=Ordinals)
+    ordinals: dict[str, Ordinals] = field(default_factory=dict)
 
     def read(self, messages: Iterable[bytes], where: str = "message") -> Iterator[Imported]:
         """Our records of these messages; tombstones (empty messages after a delete) and heartbeats give none."""
@@ -165,7 +182,7 @@ class EnvelopeReader:
         if operation == "snapshot":
             position = Position(time.time, time.inc, LAST_ORDINAL)
         else:
-            position = self.ordinals.next(time, namespace)
+            position = self.ordinals.setdefault(namespace, Ordinals()).next(time, namespace)
         change = Change(
             operation,
             key,
@@ -189,35 +206,47 @@ def import_envelopes(
     """Land the messages of these files, in their order, for the contracted collections of a connection; how many of each.
 
     The engine that wrote them is then the connection's capture: the position file says how far it is, so that its hours become
-    complete, and our own capture is fenced off while this runs. Importing a file again lands the same positions again.
+    complete, and our own capture is fenced off while this runs. Importing a file again, whole, in any order with others, lands the
+    same positions again: see the module's text for what counts as the same file.
     """
     unit = Unit(connection)
     positions = PositionFile(settings, unit)
     state = positions.acquire("cdc import")
     landings = {name: landing_of(settings, one) for name, one in contracts.items() if one.connection == connection}
     reader = EnvelopeReader(time_text(time.time_ns() // 1_000_000))
-    if state.ordinals is not None:
-        reader.ordinals = Ordinals.load(state.ordinals)
     counts: dict[str, int] = {}
     last: dict[str, Position] = {}
     try:
         for sequence, file in enumerate(files, 1):
             lines: dict[tuple[str, datetime], list[bytes]] = {}
+            read: dict[
+                str, tuple[Position, Position]
+            ] = {}  # first and greatest position of each collection in the file
             with file.open("rb") as messages:
+                digest = hashlib.file_digest(messages, "sha256").hexdigest()
+                messages.seek(0)
+                reader.ordinals = _begin(positions.state.imports, digest)
                 for one in reader.read(messages, where=str(file)):
                     if one.namespace not in landings:
                         continue
                     lines.setdefault((one.namespace, hour_of_position(one.position)), []).append(one.line)
                     counts[one.namespace] = counts.get(one.namespace, 0) + 1
                     if one.position.ordinal != LAST_ORDINAL:
+                        first, greatest = read.get(one.namespace, (one.position, one.position))
+                        read[one.namespace] = first, max(greatest, one.position)
                         last[one.namespace] = one.position
             for (name, hour), some in lines.items():
                 data = gzip.compress(b"\n".join(some) + b"\n", compresslevel=1, mtime=0)
                 landings[name].put(hour, f"{state.epoch:06d}-{sequence:06d}-import.ndjson.gz", data)
                 announce_late(landings[name], [hour])
 
-            def change(state: UnitState, lines: dict[tuple[str, datetime], list[bytes]] = lines) -> None:
-                state.ordinals = reader.ordinals.dump()
+            def change(
+                state: UnitState,
+                lines: dict[tuple[str, datetime], list[bytes]] = lines,
+                digest: str = digest,
+                read: dict[str, tuple[Position, Position]] = read,
+            ) -> None:
+                _end(state.imports, digest, read)
                 for (name, hour), some in lines.items():
                     collection = state.collections.setdefault(name, CollectionState(hour))
                     collection.since = min(collection.since, hour)
@@ -232,6 +261,34 @@ def import_envelopes(
     finally:
         positions.release()
     return counts
+
+
+def _begin(imports: ImportState, digest: str) -> dict[str, Ordinals]:
+    """Where the ordinals of a file's collections begin, if their first change has that cluster time."""
+    if digest in imports.starts:
+        begin = {name: Position.parse(text) for name, text in imports.starts[digest].items()}
+    else:
+        begin = {name: Position.parse(text) for name, text in imports.newest.items()}
+        begin = {name: at._replace(ordinal=at.ordinal + 1) for name, at in begin.items()}
+    return {name: Ordinals(at.t, at.i, {name: at.ordinal}) for name, at in begin.items()}
+
+
+def _end(imports: ImportState, digest: str, read: Mapping[str, tuple[Position, Position]]) -> None:
+    """Remember a file that was read: only what a second import of it could not tell by itself."""
+    for name, (_, greatest) in read.items():
+        imports.newest[name] = max(imports.newest.get(name, ""), str(greatest))
+    imports.starts[digest] = {name: str(first) for name, (first, _) in read.items()}
+    for known, begin in list(imports.starts.items()):
+        kept = {
+            name: text
+            for name, text in begin.items()
+            # A file that began with a cluster time begins at zero again by itself, once a later one was imported.
+            if Position.parse(text).ordinal or Position.parse(text)[:2] == Position.parse(imports.newest[name])[:2]
+        }
+        if kept:
+            imports.starts[known] = kept
+        else:
+            del imports.starts[known]
 
 
 def _document(text: Any) -> dict[str, Any] | None:

@@ -104,6 +104,14 @@ class Lost(msgspec.Struct):
     reason: str
 
 
+class ImportState(msgspec.Struct):
+    """What `cdc import` goes on from. `newest`: greatest imported position of each collection; `starts`: first position of each
+    collection in a file, by the file's SHA-256, where the file cannot tell it by itself."""
+
+    newest: dict[str, str] = {}
+    starts: dict[str, dict[str, str]] = {}
+
+
 class UnitState(msgspec.Struct):
     """The content of a position file. `token`: canonical Extended JSON of the resume token; `passed`: (t, i) up to which
     everything is landed; `epoch` counts the processes that have written."""
@@ -124,6 +132,7 @@ class UnitState(msgspec.Struct):
     rate: float = 0.0
     collections: dict[str, CollectionState] = {}
     lost: list[Lost] = []
+    imports: ImportState = msgspec.field(default_factory=ImportState)
 
     @property
     def passed_at(self) -> datetime:
