@@ -143,6 +143,12 @@ def test_a_change_of_one_of_two_queries_leaves_the_other_as_it_is() -> None:
     assert gone_or_changed(keys="SELECT 1 AS id", mail="SELECT email FROM raw.users") == {"id": False, "country": True}
 
 
+def test_what_contracts_declare_is_no_query_that_a_changed_one_replaces() -> None:
+    declared = [StoredEdge("mongo.a.t", "x", "p.d.t", "x", "DIRECT", "IDENTITY", job_id="contract")]
+    new = [StoredEdge("p.d.s", "y", "p.d.t", "y", "DIRECT", "IDENTITY", job_id="new")]
+    assert with_changed(declared, new) == declared + new
+
+
 def test_drawings() -> None:
     start = ("p.raw.users", "email")
     found = GRAPH.reach(start)

@@ -24,11 +24,9 @@ from ..contracts.fields import columns_of
 from ..contracts.load import Contracts, load_contracts_leniently
 from ..contracts.sources import EVENT_TARGET, SOURCES_FOLDER, SourceContract, load_sources_leniently
 from ..settings import Settings
-from .edges import WHOLE_ROW
+from .edges import CONTRACT, WHOLE_ROW
 from .impact import Node, StoredEdge
 
-CONTRACT = "contract"
-"""Stands where a query's edges have their job."""
 FOLDERS = ("collections", "features", "policies", SOURCES_FOLDER)
 """Folders of contracts, beside the events', that declare edges."""
 

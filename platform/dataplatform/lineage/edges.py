@@ -16,6 +16,10 @@ WHOLE_ROW = "*"
 """Target column of an indirect edge that decides whether, or how often, a whole row appears."""
 
 
+CONTRACT = "contract"
+"""Stands for the job in edges that no query makes: what contracts and assets declare."""
+
+
 class Edge(msgspec.Struct, frozen=True):
     """One column feeds (DIRECT) or steers (INDIRECT) another.
 
@@ -65,7 +69,7 @@ REASONS: dict[str, str] = {
     "ambiguous_column": "More than one table without a schema may have this column; each gets an edge of low confidence.",
     "star_over_unknown_schema": "`*` over a table without a schema: its columns cannot be listed.",
     "unknown_type": "The schemas file states a type that is not BigQuery's; the column is taken without a type.",
-    "no_default_dataset": "A table is named without a dataset and the job has no default dataset.",
+    "no_default_dataset": "A table is named without a dataset and the job has no default dataset; it is in no edge.",
     "unknown_function": "A table function whose definition is not known.",
     "unknown_procedure": "CALL of a procedure whose definition is not known.",
     "dynamic_sql": "EXECUTE IMMEDIATE of a text that is computed at run time.",

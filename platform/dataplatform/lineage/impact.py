@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from ..errors import PlatformError
-from .edges import WHOLE_ROW
+from .edges import CONTRACT, WHOLE_ROW
 
 if TYPE_CHECKING:
     from ..contracts.events import EventContract
@@ -290,14 +290,15 @@ def with_changed(present: Iterable[StoredEdge], changed: Iterable[StoredEdge]) -
 
     A changed query replaces the one of its own job id, else that of the queries into the same table that it resembles most: in the
     columns it makes, then in their sources, then the one that ran last. Where it has no column in common with any, it replaces the
-    only query into its table, or, where there are several, none. Each replaces one query at most; every other query stays.
+    only query into its table, or, where there are several, none. Each replaces one query at most; every other query stays, and so does
+    what contracts declare.
     """
     old, new = _by_query(present), _by_query(changed)
-    replaced = {query for query in new if query in old}
+    replaced = {query for query in new if query in old and query is not None}
     writers: dict[str, set[str | None]] = defaultdict(set)
     for query, edges in old.items():
         for edge in edges:
-            if edge.target_table is not None:
+            if edge.target_table is not None and query != CONTRACT:
                 writers[edge.target_table].add(query)
     pairs = []
     for query in new.keys() - replaced:

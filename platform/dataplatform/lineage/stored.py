@@ -19,8 +19,8 @@ from ..errors import PlatformError
 from ..settings import Settings
 from ..warehouse.client import Warehouse
 from .catalog import Catalog
-from .declared import CONTRACT, asset_edges, declared_digest, declared_edges, refined
-from .edges import Edge, Resolution
+from .declared import asset_edges, declared_digest, declared_edges, refined
+from .edges import CONTRACT, Edge, Resolution
 from .history import catalog_as_of, made_table, remember
 from .hours import RESOLVER_VERSION
 from .impact import StoredEdge
