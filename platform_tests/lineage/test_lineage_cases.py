@@ -62,3 +62,31 @@ def test_a_view_defined_through_itself_ends() -> None:
     for through in (False, True):
         result = resolve("SELECT x FROM p.d.v", catalog, project="p", destination="p.d.out", through_views=through)
         assert result.unresolved
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT a FROM t",
+        "SELECT * FROM t AS x",
+        "SELECT t.a, x.b FROM t JOIN d.t2 AS x ON x.a = t.a",
+        "WITH c AS (SELECT a FROM t) SELECT COUNT(*) OVER (PARTITION BY a) AS n, a FROM c WHERE a > 1",
+        "INSERT INTO t (a) SELECT b FROM d.t2",
+        "UPDATE t SET a = 1 WHERE b = 2",
+        "MERGE t USING d.t2 AS s ON s.a = t.a WHEN NOT MATCHED THEN INSERT ROW",
+        "CREATE TABLE t AS SELECT a FROM d.t2",
+        "LOAD DATA INTO t FROM FILES (format = 'CSV', uris = ['gs://b/x.csv'])",
+    ],
+)
+def test_a_table_without_a_dataset_is_one_reason_and_no_node(sql: str) -> None:
+    result = resolve(sql, CATALOG, project="p", destination="p.d.out")
+    assert [(one.reason, one.detail) for one in result.unresolved] == [("no_default_dataset", "t")]
+    tables = {table for edge in result.edges for table in (edge.source_table, edge.target_table)}
+    assert tables <= {"p.d.t2", "p.d.out", None}
+
+
+def test_a_temporary_table_needs_no_dataset() -> None:
+    sql = "CREATE TEMP TABLE x AS SELECT a FROM p.d.t; SELECT a FROM x"
+    result = resolve(sql, CATALOG, project="p", destination="p.d.out")
+    assert result.unresolved == []
+    assert told(result) == {("p.d.t", "a", "p.d.out", "a", "IDENTITY", False, 1.0)}

@@ -118,6 +118,8 @@ class Expressions:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.notes: dict[tuple[str, str], None] = {}
+        self.without_dataset: set[str] = set()
+        """Tables whose dataset cannot be told."""
         self._calls: list[str] = []
         self.resolved_again = True
         """Whether trees may be resolved more than once: bodies of routines and loops are."""
@@ -477,11 +479,12 @@ class Expressions:
         return bound
 
     def table_name(self, parts: list[str]) -> str:
-        """The full name of a table, with a note when it has no dataset."""
+        """The full name of a table; where it has no dataset, its own, with a note, and it is kept out of the edges."""
         name = qualified(parts, self.session.project, self.session.default_dataset)
         if name is None:
-            self.note("no_default_dataset", ".".join(parts))
-            return ".".join(parts)
+            name = ".".join(parts)
+            self.note("no_default_dataset", name)
+            self.without_dataset.add(name)
         return name
 
 

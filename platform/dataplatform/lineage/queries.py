@@ -425,7 +425,7 @@ class Queries(Expressions):
                     return relation
             if table.columns is None:
                 table = self._inferred(table)
-        if table is None or table.columns is None:
+        if (table is None or table.columns is None) and name not in self.without_dataset:
             self.note("unknown_schema", name)
         return TableRelation(name, table)
 

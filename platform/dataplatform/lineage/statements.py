@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 from sqlglot import exp
@@ -30,6 +31,10 @@ from .values import (
 )
 
 _SUBTYPES = ("IDENTITY", "TRANSFORMATION", "AGGREGATION")
+_ALTERED = re.compile(
+    r"\s*(?:(?:(?:MATERIALIZED|EXTERNAL)\s+)?(?:TABLE|VIEW)|MODEL|FUNCTION|PROCEDURE|SNAPSHOT\s+TABLE)\s+(?!.*\bRENAME\s+TO\b)",
+    re.IGNORECASE | re.DOTALL,
+)
 Assignment = tuple[str, Value]
 
 
@@ -120,7 +125,7 @@ class Statements(Queries):
             if table is not None and table.columns is not None:
                 known = [column.name for column in table.columns.values()]
         relation = filled(relation, known) if known else relation
-        if any(isinstance(item, Hole) for item in relation.items):
+        if any(isinstance(item, Hole) and not self._nobodys(item.source) for item in relation.items):
             self._unresolved(target, None, "star_over_unknown_schema", "the columns of * are not known")
         items = relation.everything()
         if names is not None:
@@ -128,6 +133,9 @@ class Statements(Queries):
                 self._unresolved(target, None, "column_count", f"{len(items)} columns for {len(names)}")
             items = [(name, value) for name, (_, value) in zip(names, items, strict=False)]
         self.write(target, items, relation.rows, defines=defines)
+
+    def _nobodys(self, source: object) -> bool:
+        return isinstance(source, TableRelation) and source.name in self.without_dataset
 
     def _write_temporary(self, target: str, assignments: Iterable[Assignment], rows: Influences) -> None:
         table = self.session.temporary[target]
@@ -201,6 +209,8 @@ class Statements(Queries):
         node: exp.Expr | None,
         text: str = "",
     ) -> None:
+        if source in self.without_dataset or target in self.without_dataset:
+            return  # nobody's table: the note tells of it
         key = (source, column, target, path, type_, subtype)
         known = self.edges.get(key)
         confidence = CONFIDENCE[code & 24]
@@ -237,7 +247,8 @@ class Statements(Queries):
         return known[1]
 
     def _unresolved(self, target: str | None, path: str | None, reason: str, detail: str) -> None:
-        self.unresolved.setdefault(Unresolved(target, path, reason, detail))
+        if target not in self.without_dataset:
+            self.unresolved.setdefault(Unresolved(target, path, reason, detail))
 
     # -- statements
 
@@ -457,6 +468,11 @@ class Statements(Queries):
                 target = source.rpartition(".")[0] + "." + str(action.this.name)
                 self.write_relation(target, Relation(self.table(source).items))
 
+    def _command(self, node: exp.Expr) -> None:
+        """What the parser keeps as text. An ALTER among these changes options or a definition: no data moves."""
+        if str(node.this).upper() != "ALTER" or not _ALTERED.match(str(node.expression)):
+            self.note("unsupported", f"COMMAND {sql(node)[:100]}")
+
     def _drop(self, node: exp.Expr) -> None:
         for table in node.args.get("tables") or [node.this]:
             if isinstance(table, exp.Table):
@@ -498,6 +514,7 @@ _HANDLERS: dict[type[exp.Expr], Callable[[Statements, exp.Expr], None]] = {
     exp.Export: Statements._export,
     exp.LoadData: Statements._load,
     exp.Alter: Statements._alter,
+    exp.Command: Statements._command,
     exp.Drop: Statements._drop,
 }
 _WITHOUT_DATA = (
