@@ -294,8 +294,8 @@ def with_changed(present: Iterable[StoredEdge], changed: Iterable[StoredEdge]) -
     what contracts declare.
     """
     old, new = _by_query(present), _by_query(changed)
-    replaced = {query for query in new if query in old and query is not None}
-    writers: dict[str, set[str | None]] = defaultdict(set)
+    replaced = {query for query in new if query and query in old}
+    writers: dict[str, set[str]] = defaultdict(set)
     for query, edges in old.items():
         for edge in edges:
             if edge.target_table is not None and query != CONTRACT:
@@ -311,9 +311,9 @@ def with_changed(present: Iterable[StoredEdge], changed: Iterable[StoredEdge]) -
             )
             if columns or len(candidates) == 1:
                 last = max((edge.last_seen or "" for edge in old[candidate]), default="")
-                pairs.append((columns, sources, last, str(candidate), str(query), candidate, query))
-    done: set[str | None] = set()
-    for *_, candidate, query in sorted(pairs, key=lambda pair: pair[:5], reverse=True):
+                pairs.append((columns, sources, last, candidate, query))
+    done: set[str] = set()
+    for *_, candidate, query in sorted(pairs, reverse=True):
         if candidate not in replaced and query not in done:
             replaced.add(candidate)
             done.add(query)
@@ -321,10 +321,10 @@ def with_changed(present: Iterable[StoredEdge], changed: Iterable[StoredEdge]) -
     return kept + [edge for edges in new.values() for edge in edges]
 
 
-def _by_query(edges: Iterable[StoredEdge]) -> dict[str | None, list[StoredEdge]]:
-    found: dict[str | None, list[StoredEdge]] = {}
+def _by_query(edges: Iterable[StoredEdge]) -> dict[str, list[StoredEdge]]:
+    found: dict[str, list[StoredEdge]] = {}
     for edge in edges:
-        found.setdefault(edge.job_id, []).append(edge)
+        found.setdefault(edge.job_id or "", []).append(edge)
     return found
 
 
