@@ -13,10 +13,11 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-from pyspark import SparkFiles
-from pyspark.sql import SparkSession
+if TYPE_CHECKING:
+    from dataplatform.lineage.catalog import Catalog
 
 
 def keyed(lines: Iterable[str]) -> Iterator[tuple[str, tuple[str, int]]]:
@@ -38,34 +39,38 @@ def keyed(lines: Iterable[str]) -> Iterator[tuple[str, tuple[str, int]]]:
             yield job.fingerprint(), (line, 1)
 
 
-def resolved(entries: Iterable[tuple[str, tuple[str, int]]], schemas: str, seconds: float) -> Iterator[str]:
-    """Output lines of distinct jobs; `runs` is added to each edge. `schemas` is the file's name among Spark's files."""
-    from pathlib import Path
-
-    from dataplatform.lineage.catalog import load_catalog
+def resolved(entries: Iterable[tuple[str, tuple[str, int]]], catalog: "Catalog", seconds: float) -> Iterator[str]:
+    """Output lines of distinct jobs, without the catalog's own problems; `runs` is added to each."""
     from dataplatform.lineage.extract import extract, read_jobs
 
-    catalog = load_catalog(Path(SparkFiles.get(schemas)))
     catalog.problems.clear()
-    runs: dict[str, int] = {}
+    jobs: list[tuple[object, int]] = []
     written: list[bytes] = []
 
     def records() -> Iterator[bytes]:
+        """The jobs under their numbers instead of their ids, which need not be there or be one job's alone."""
         for _, (line, count) in entries:
             record = json.loads(line)
             if isinstance(record, dict):
-                runs[record.get("job_id") or ""] = count
-            yield line.encode()
+                jobs.append((record.get("job_id", ""), count))
+            else:
+                jobs.append(("", count))
+                record = {"job_id": "", "query": record}  # no job at all: told as one whose text is none
+            yield json.dumps(record | {"job_id": str(len(jobs) - 1)}).encode()
 
     extract(read_jobs(records(), "log"), catalog, written.append, workers=1, seconds=seconds)
     for chunk in written:
         for line in chunk.splitlines():
-            record = json.loads(line)
-            yield json.dumps(record | {"runs": runs.get(record["job_id"] or "", 1)}, ensure_ascii=False)
+            told = json.loads(line)
+            told["job_id"], runs = jobs[int(told["job_id"])]
+            yield json.dumps(told | {"runs": runs}, ensure_ascii=False)
 
 
 def main() -> None:
-    """Read, bring together, resolve, write."""
+    """Read, bring together, resolve, write; what is not understood in the schemas is written once."""
+    from pyspark import SparkFiles
+    from pyspark.sql import SparkSession
+
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--queries", required=True)
     arguments.add_argument("--schemas", required=True)
@@ -78,6 +83,17 @@ def main() -> None:
     context = spark.sparkContext
     context.addFile(chosen.schemas)
     schemas, seconds = PurePosixPath(chosen.schemas).name, chosen.seconds
+
+    def catalog() -> "Catalog":
+        from dataplatform.lineage.catalog import load_catalog
+
+        return load_catalog(Path(SparkFiles.get(schemas)))
+
+    def problems(_: Iterable[object]) -> Iterator[str]:
+        from dataplatform.lineage.extract import problem_lines
+
+        return (line.decode().rstrip("\n") for line in problem_lines(catalog()))
+
     distinct = (
         context.textFile(chosen.queries)
         .mapPartitions(keyed)
@@ -86,7 +102,8 @@ def main() -> None:
             chosen.partitions or context.defaultParallelism,
         )
     )
-    distinct.mapPartitions(lambda entries: resolved(entries, schemas, seconds)).saveAsTextFile(chosen.output)
+    edges = distinct.mapPartitions(lambda entries: resolved(entries, catalog(), seconds))
+    context.parallelize([0], 1).mapPartitions(problems).union(edges).saveAsTextFile(chosen.output)
     spark.stop()
 
 

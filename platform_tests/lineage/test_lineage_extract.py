@@ -1,5 +1,6 @@
 """`dataplatform lineage extract`: the interface that must stay, bad input, limits, and texts resolved once."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from dataplatform.errors import PlatformError
 from dataplatform.lineage import workers as lineage_workers
 from dataplatform.lineage.catalog import Catalog, catalog_from
-from dataplatform.lineage.extract import extract, read_jobs
+from dataplatform.lineage.extract import extract, problem_lines, read_jobs
 from dataplatform.lineage.fingerprint import folded
 from dataplatform.lineage.jobs import Job
 
@@ -318,3 +319,22 @@ def test_a_line_that_is_not_json_is_told_by_its_number(line: bytes) -> None:
 @pytest.mark.parametrize("table", [{"columns": 5}, {"columns": [{"name": "a", "type": "RECORD", "fields": 7}]}])
 def test_columns_that_are_no_list_are_a_problem_of_their_table(table: dict) -> None:
     assert [problem.table for problem in catalog_from({"p.d.t": table}).problems] == ["p.d.t"]
+
+
+def test_the_spark_job_counts_runs_by_job_and_leaves_ids_as_they_are() -> None:
+    path = Path(__file__).parents[2] / "deploy" / "spark" / "lineage_job.py"
+    spec = importlib.util.spec_from_file_location("lineage_job", path)
+    assert spec is not None and spec.loader is not None
+    spark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(spark)
+    one, other = (job(0, f"SELECT {column} FROM t", job_id="") for column in "ab")
+    lines = [json.dumps(one)] * 3 + [json.dumps(other)] + ["[1]"] * 2 + ['{"job_id": "odd", "query": [1]}']
+    together: dict[str, tuple[str, int]] = {}
+    for key, (line, count) in spark.keyed(lines):
+        together[key] = (line, together.get(key, (line, 0))[1] + count)
+    catalog = catalog_from(SCHEMAS | {"p.d.odd": {"columns": [{"name": "x", "type": "NONSENSE"}]}})
+    problems = list(problem_lines(catalog))
+    assert [json.loads(line)["reason"] for line in problems] == ["unknown_type"]
+    records = [json.loads(line) for line in spark.resolved(together.items(), catalog, 10.0)]
+    told = [(one["job_id"], one.get("source_column") or one["reason"], one["runs"]) for one in records]
+    assert told == [("", "a", 3), ("", "b", 1), ("", "bad_record", 2), ("odd", "bad_record", 1)]

@@ -91,6 +91,14 @@ class _Entry:
     written: bool = False
 
 
+def problem_lines(catalog: Catalog) -> Iterator[bytes]:
+    """Output lines for what is not understood in the schemas: no job's, so `job_id` is null."""
+    for problem in catalog.problems:
+        detail = {"target_table": problem.table, "target_column": problem.column}
+        record = {"kind": "unresolved", "job_id": None, **detail, "reason": problem.reason, "detail": problem.detail}
+        yield msgspec.json.encode(record) + b"\n"
+
+
 def extract(
     jobs: Iterable[Job | tuple[str, str]],
     catalog: Catalog,
@@ -108,10 +116,8 @@ def extract(
     """
     summary = Summary()
     started = time.perf_counter()
-    for problem in catalog.problems:
-        detail = {"target_table": problem.table, "target_column": problem.column}
-        record = {"kind": "unresolved", "job_id": None, **detail, "reason": problem.reason, "detail": problem.detail}
-        write(msgspec.json.encode(record) + b"\n")
+    for line in problem_lines(catalog):
+        write(line)
     pool = Workers(catalog, workers, seconds, memory_bytes)
     try:
         _Run(pool, write, summary, distinct).run(jobs)
