@@ -115,3 +115,18 @@ def test_five_lines_are_a_contract(tmp_path: Path) -> None:
     assert {problem.code for problem in problems} == {"wrong_file_name", "missing", "extra_forbidden"}
     with pytest.raises(ContractError, match=r"rename the file to b\.x\.yaml"):
         load_collections(tmp_path)
+
+
+def test_a_flood_of_keys_does_not_keep_later_fields_from_their_columns() -> None:
+    """One document with thousands of keys closes the schema; a field that enough documents have still gets a column."""
+    root = grown(schema.empty(), [{"a": 1, "m": {"x": 1}}]).root
+    flooded = grown(root, [{f"k{n}": n for n in range(2_100)}, {"m": {f"k{n}": n for n in range(300)}}])
+    assert [step.step for step in flooded.steps] == ["too_many_keys", "too_many_keys"]
+    late = [{"late": 1, f"noise{n}": 1, "m": {"late": n}} for n in range(schema.PROVEN)]
+    grew = grown(flooded.root, late)
+    assert [node.key for node in grew.root.fields] == ["a", "m", "late"]
+    inner = grew.root.field("m")
+    assert inner is not None
+    assert [node.key for node in inner.fields] == ["x", "late"]
+    wide = grown(schema.empty(), [{f"k{n:04}": n for n in range(2_100)}] * schema.PROVEN).root
+    assert len(wide.fields) == schema.MAX_TOP_KEYS, "never more than there is room for"

@@ -32,6 +32,8 @@ from .shapes import Seen
 MAX_KEYS = 200
 """Distinct keys below one path from which on it is a map: one JSON column instead of a column a key."""
 MAX_TOP_KEYS = 2_000
+PROVEN = 10
+"""Values that a new key must have in what is applied at once, to get a column of an object that had too many new keys."""
 MAX_DEPTH = 12
 MAX_HIDDEN = 20
 
@@ -66,7 +68,8 @@ _SCALARS = frozenset({"STRING", "INT64", "NUMERIC", "FLOAT64", "BOOL", "TIMESTAM
 class Node(msgspec.Struct):
     """A field of the documents and its column.
 
-    `pinned`: the contract gave the type. `closed`: new keys below are no longer added, the whole object goes to `_unmapped`.
+    `pinned`: the contract gave the type. `closed`: too many new keys came at once; from then on a new key gets a column
+    when it is PROVEN and there is room; the whole object goes to `_unmapped`.
     `hidden`: keys below that no JSON path can name; an object that has one goes to `_unmapped`.
     """
 
@@ -205,6 +208,7 @@ def _grow(
         if not addressable(key) and key not in node.hidden and len(node.hidden) < MAX_HIDDEN:
             node.hidden.append(key)
             evolution.steps.append(Step(pointer((*path, key)), "conflict", "", "name", seen.fields[key].kinds.total()))
+    fresh = [key for key in fresh if addressable(key)]
     if not node.closed and (len(node.fields) + len(fresh) > limit or len(node.hidden) == MAX_HIDDEN):
         node.closed = True
         evolution.steps.append(
@@ -212,13 +216,18 @@ def _grow(
                 pointer(path), "too_many_keys", str(len(node.fields)), str(len(node.fields) + len(fresh)), len(unknown)
             )
         )
+    if node.closed:
+        values = {key: sum(n for kind, n in seen.fields[key].kinds.items() if kind != "null") for key in fresh}
+        proven = sorted((key for key in fresh if values[key] >= PROVEN), key=lambda key: (-values[key], key))
+        fresh = proven[: max(0, limit - len(node.fields))]
+    welcome = set(fresh)
     for key, inner in seen.fields.items():
         if not path and key == "_id":
             continue
         here = (*path, key)
         child = node.field(key)
         if child is None:
-            if node.closed or not addressable(key):
+            if key not in welcome:
                 continue
             chosen = _choose(inner, len(path))
             if chosen is None:
