@@ -160,24 +160,28 @@ def _without_fsync(connection: Any, record: object) -> None:
 
 
 def _keep_engines() -> None:
-    """Dagster's SQLite storages make an engine for every event, and SQLAlchemy then compiles every statement anew: that was
-    half of a run over many partitions. An engine that is kept keeps its compiled statements; connections still end with use.
+    """Dagster's SQLite storages make an engine for every event and dispose of it: the file is opened, and SQLAlchemy compiles
+    the statement, each time anew. That was half of a run over many partitions. A kept engine keeps its statements and connection.
     """
     for storage in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
         vars(storage)["create_engine"] = _keeping(vars(storage)["create_engine"])
 
 
 def _keeping(make: Callable[..., sqlalchemy.Engine]) -> Callable[..., sqlalchemy.Engine]:
-    engines: dict[str, sqlalchemy.Engine] = {}
+    kept: dict[str, tuple[sqlalchemy.Engine, Callable[[], None]]] = {}
 
-    def kept(url: str, **options: Any) -> sqlalchemy.Engine:
-        if url not in engines:
-            if len(engines) == ENGINES:
-                engines.clear()
-            engines[url] = make(url, **options)
-        return engines[url]
+    def engine_of(url: str, **options: Any) -> sqlalchemy.Engine:
+        if url not in kept:
+            if len(kept) == ENGINES:
+                for _, end in kept.values():
+                    end()
+                kept.clear()
+            engine = make(url, **(options | {"poolclass": sqlalchemy.QueuePool}))
+            kept[url] = engine, engine.dispose
+            vars(engine)["dispose"] = lambda: None
+        return kept[url][0]
 
-    return kept
+    return engine_of
 
 
 def reload_code_location(instance: dg.DagsterInstance, after_seconds: float = 2.0) -> bool:
