@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 import requests
+from click.testing import CliRunner
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 from source_lab import Background, Lab, wait_for
 
 from dataplatform.cdc import connections, service
-from dataplatform.cdc.commands import _key
+from dataplatform.cdc.commands import _key, cdc
 from dataplatform.cdc.connections import SourceError, connect, redact, source_error
 from dataplatform.cdc.secrets import SecretError, secret_of
 from dataplatform.cdc.service import capture_once
@@ -354,3 +355,15 @@ def test_a_key_that_is_none(key: str) -> None:
 def test_a_key_is_taken_as_its_canonical_text() -> None:
     assert _key("5") == '{"$numberInt":"5"}'
     assert _key(' {"$oid" : "6b05381b5ceab495e96d2fbe"}') == '{"$oid":"6b05381b5ceab495e96d2fbe"}'
+
+
+def test_reconcile_tells_no_capture_from_a_difference(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a capture that runs nothing can be said of what differs: not the exit status of a difference."""
+    lab.contract("docs")
+    lab.db.docs.insert_one({"_id": 1})
+    lab.sync()
+    lab.db.docs.insert_one({"_id": 2})
+    monkeypatch.setattr("dataplatform.cdc.commands.get_settings", lambda: lab.settings)
+    result = CliRunner().invoke(cdc, ["reconcile", f"{lab.database}.docs"])
+    assert result.exit_code == 3, result.output
+    assert "`--until` a minute from now" in result.output

@@ -116,15 +116,19 @@ def resnapshot(collection: str, reason: str) -> None:
 @click.argument("collection")
 @click.option("--everything", is_flag=True, help="Compare every document, not a sample.")
 def reconcile(collection: str, everything: bool) -> None:
-    """Compare COLLECTION with its tables; exit status 1 where they differ."""
+    """Compare COLLECTION with its tables; exit status 1 where they differ, 3 where no capture reached what was read."""
     from .hours import CollectionHours
+    from .reconcile import NotReachedError
     from .reconcile import reconcile as compare
 
     settings = get_settings()
     contract = _contract(settings, collection)
-    result = compare(
-        settings, CollectionHours(settings, _collections(settings).contracts), contract, everything=everything
-    )
+    hours = CollectionHours(settings, _collections(settings).contracts)
+    try:
+        result = compare(settings, hours, contract, everything=everything)
+    except NotReachedError as error:
+        click.echo(str(error), err=True)
+        raise SystemExit(3) from error
     click.echo(
         f"{collection}: {result.source_documents} documents at the source, {result.table_documents} in the table, "
         f"{result.sampled} compared ({result.moved_on} have changed since)"

@@ -36,6 +36,10 @@ PASS_SECONDS = 20.0
 KEPT_SECONDS = 0.1
 
 
+class NotReachedError(PlatformError):
+    """The capture is not where the source was read, so nothing can be said of what differs."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """One document that is not the same: `source` and `table` are canonical texts, None where it is not there."""
@@ -86,7 +90,7 @@ def reconcile(
 ) -> Reconciliation:
     """Compare one collection with its tables. `everything` compares every document instead of a sample.
 
-    Raises PlatformError where the capture does not reach the time at which the source was read.
+    Raises NotReachedError where the capture does not reach the time at which the source was read.
     """
     uri = connections.uri_of(settings, contract.connection)
     client = connections.connect(settings, contract.connection, uri=uri)
@@ -220,10 +224,10 @@ def _moved_on(hours: CollectionHours, contract: CollectionContract, position: st
             break
         holder = found[0].holder
         if time.monotonic() > deadline or holder is None or not holder.alive:
-            raise PlatformError(
+            raise NotReachedError(
                 f"the capture has not reached {datetime.fromtimestamp(read_at.time, UTC):%H:%M:%S}, when the source was read",
                 where=name,
-                fix="let `dataplatform cdc capture` run while it is compared",
+                fix="let `dataplatform cdc capture` run while it is compared, or start one with `--until` a minute from now beside it",
             )
         time.sleep(KEPT_SECONDS)
     landing = hours.landings[name]
