@@ -135,6 +135,7 @@ def test_no_observed_influence_is_missing(client: bigquery_client.Client) -> Non
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_no_observed_influence_is_missing_at_length(client: bigquery_client.Client) -> None:
     count = int(os.environ.get("LINEAGE_ORACLE_STATEMENTS", "560"))
     counted = run_oracle(client, range(1000, 1000 + count), at_once=6)

@@ -265,7 +265,11 @@ class Scripts(Statements):
         call = parse_expression("called" + text[text.index("(") :]) if "(" in text else exp.Anonymous(this="called")
         arguments = list(call.expressions)
         saved = self.session.variables
-        self.session.variables = saved | self.bind(routine, arguments, self.root())
+        bound = self.bind(routine, arguments, self.root())
+        for parameter, argument in zip(routine.parameters, arguments, strict=False):
+            if bound.get(parameter) is NOTHING and (said := self._constant_text(argument)) is not None:
+                bound[parameter] = Constant(exp.Literal.string(said))  # the body may execute it
+        self.session.variables = saved | bound
         self._depth += 1
         try:
             self._blocks(blocks(routine.body))
