@@ -42,6 +42,8 @@ def replay(changes: Iterable[Change]) -> list[Moment]:
             if certain and known is not None and change.update is not None:
                 applied = apply_update(known, parse(change.update))
             known, certain = applied or _document(change.document) or known, applied is not None
+        if change.key is None and not moments:  # a collection emptied before the document came
+            continue
         text = None if known is None else canonical(known)
         moments.append(Moment(change.position, change.changed_at, text, certain))
     return moments
