@@ -1,4 +1,4 @@
-"""Captured collections in Dagster: the graph, what the sensor asks for, what the checks say (a run to its end is in test_hours)."""
+"""Captured collections in Dagster: the graph, what the checks say (a run to its end is in test_hours)."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,10 +8,9 @@ import dagster as dg
 import msgspec
 from source_lab import Lab
 
-from dataplatform.cdc.assets import OPLOG_ERROR, OPLOG_WARNING, ask, completeness_result, definitions, headroom_result
+from dataplatform.cdc.assets import OPLOG_ERROR, OPLOG_WARNING, completeness_result, definitions, headroom_result
 from dataplatform.cdc.state import CollectionState, PositionFile, UnitState
 from dataplatform.cdc.status import CollectionStatus, status_of
-from dataplatform.due import Due
 from dataplatform.local.servers import CHECKOUT
 from dataplatform.settings import Settings
 
@@ -38,18 +37,6 @@ def test_the_graph_of_the_projects_own_contracts(tmp_path: Path) -> None:
 
 def test_no_contracts_no_definitions(tmp_path: Path) -> None:
     assert not list(definitions(Settings(data_dir=tmp_path, schemas_dir=tmp_path)).assets or [])
-
-
-def test_the_sensor_asks_for_one_thing_once_and_again_after_a_while() -> None:
-    now = datetime(2026, 11, 24, 8, tzinfo=UTC)
-    due = Due(("mongo/a__b",), now, now + timedelta(hours=1), "its changes are new", "digest")
-    requests, cursor = ask([due], None, now)
-    assert [request.run_key for request in requests] == ["mongo:digest:1"]
-    requests, cursor = ask([due], cursor, now + timedelta(minutes=5))
-    assert requests == []
-    requests, cursor = ask([due], cursor, now + timedelta(minutes=11))
-    assert [request.run_key for request in requests] == ["mongo:digest:2"]
-    assert ask([], cursor, now)[1] == ""
 
 
 def test_oplog_headroom() -> None:

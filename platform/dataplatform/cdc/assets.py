@@ -5,16 +5,17 @@ All of them are one `multi_asset`, so that a run brings several collections, and
 
 import logging
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from ..asking import ask
 from ..contracts.collections import Collections, load_collections_leniently
 from ..due import Due
 from ..errors import PlatformError
-from ..runs import STREAM_TAG, asset_key, partition_key, process_tags, run_request, unfinished_runs
+from ..runs import STREAM_TAG, asset_key, partition_key, process_tags
 from ..settings import Settings
 from .hours import Applied, CollectionHours, raw_asset, typed_asset
 from .names import table_name
@@ -29,7 +30,6 @@ OPLOG_ERROR = timedelta(hours=6)
 """Oplog that must be left: less is a warning, an error. A capture that stands still that long loses changes."""
 RECONCILE_CRON = "30 3 * * *"
 WATCH_CRON = "20 * * * *"
-_RETRY_AFTER = timedelta(minutes=5)
 
 
 def definitions(settings: Settings) -> dg.Definitions:
@@ -335,32 +335,11 @@ def hour_sensor(stream: CollectionHours) -> dg.SensorDefinition:
         description="Applies the hours of the source that are complete, and those that got late changes.",
     )
     def mongo_hours(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        if running := unfinished_runs(context.instance, stream.name):
-            return dg.SkipReason(f"run {running[0].run_id} is at work on {stream.name}")
-        now = datetime.now(UTC)
-        try:
+        def find(now: datetime) -> list[Due]:
             for line in stream.close(now):
                 context.log.info(line)
-            due = stream.due(now)
-        except PlatformError as error:
-            return dg.SkipReason(str(error))
-        requests, cursor = ask(due, context.cursor, now)
-        return dg.SensorResult(
-            run_requests=requests, cursor=cursor, skip_reason=None if requests else "nothing is due, or not yet again"
-        )
+            return stream.due(now)
+
+        return ask(context, stream.name, find)
 
     return mongo_hours
-
-
-def ask(due: list[Due], cursor: str | None, now: datetime) -> tuple[list[dg.RunRequest], str]:
-    """Requests for what was not asked for in the last minutes; the cursor keeps `digest attempt time` a line."""
-    known = {line.split()[0]: line.split()[1:] for line in (cursor or "").splitlines()}
-    requests, lines = [], []
-    for piece in due:
-        attempt, last = known.get(piece.digest, ["0", ""])
-        if last and now - datetime.fromisoformat(last) < _RETRY_AFTER * 2 ** min(int(attempt), 5):
-            lines.append(f"{piece.digest} {attempt} {last}")
-            continue
-        lines.append(f"{piece.digest} {int(attempt) + 1} {now.isoformat()}")
-        requests.append(run_request(piece, CollectionHours.name, int(attempt) + 1))
-    return requests, "\n".join(lines)

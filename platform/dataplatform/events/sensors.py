@@ -5,22 +5,17 @@ none asks while a run of behaviour logs is under way. Two that start at once wai
 The warehouse is asked only about days that can differ from the last look (`settled`): mostly about none.
 """
 
-import json
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime
 
 import dagster as dg
 
+from ..asking import ask
 from ..contracts.errors import ContractError
 from ..contracts.load import Contracts, load_contracts
 from ..due import Due
-from ..errors import PlatformError
-from ..runs import reload_code_location, run_request, unfinished_runs
+from ..runs import reload_code_location
 from .hours import LATE_FILES_BEFORE, NEW_CONTRACT, NEW_FILES, EventHours
-
-FIRST_RETRY = timedelta(minutes=2)
-LONGEST_RETRY = timedelta(hours=2)
-"""What failed is asked for again, each time after twice as long, up to this."""
 
 
 def event_sensors(stream: EventHours, contracts: Contracts) -> list[dg.SensorDefinition]:
@@ -73,53 +68,10 @@ def event_sensors(stream: EventHours, contracts: Contracts) -> list[dg.SensorDef
 def _evaluate(
     context: dg.SensorEvaluationContext, stream: EventHours, *, close: bool, wanted: Callable[[Due], bool]
 ) -> dg.SensorResult | dg.SkipReason:
-    now = datetime.now(UTC)
-    if unfinished := unfinished_runs(context.instance, stream.name):
-        return dg.SkipReason(f"run {unfinished[0].run_id} is at work on {stream.name}")
-    try:
+    def find(now: datetime) -> list[Due]:
         if close:
             for line in stream.close(now, settle_seconds=2.0):
                 context.log.info(line)
-        due = [piece for piece in stream.due(now, whole=False) if wanted(piece)]
-    except PlatformError as error:
-        # The next tick tries again; the reason shows at the sensor.
-        return dg.SkipReason(str(error))
-    asked = _Asked.decode(context.cursor)
-    chosen = asked.choose(due, now)
-    return dg.SensorResult(
-        run_requests=[run_request(piece, stream.name, asked.attempts[piece.digest]) for piece in chosen],
-        skip_reason=None if chosen else "nothing is due" if not due else "what failed is asked for again later",
-        cursor=asked.encode(),
-    )
+        return [piece for piece in stream.due(now, whole=False) if wanted(piece)]
 
-
-class _Asked:
-    """The cursor: how often, and when last, each thing that is still due was asked for."""
-
-    def __init__(self, attempts: dict[str, int], times: dict[str, str]) -> None:
-        self.attempts = attempts
-        self.times = times
-
-    @classmethod
-    def decode(cls, cursor: str | None) -> "_Asked":
-        known = json.loads(cursor) if cursor else {}
-        return cls(dict(known.get("attempts", {})), dict(known.get("times", {})))
-
-    def encode(self) -> str:
-        return json.dumps({"attempts": self.attempts, "times": self.times})
-
-    def choose(self, due: Iterable[Due], now: datetime) -> list[Due]:
-        due = list(due)
-        still = {piece.digest for piece in due}
-        self.attempts = {digest: count for digest, count in self.attempts.items() if digest in still}
-        self.times = {digest: time for digest, time in self.times.items() if digest in still}
-        chosen = []
-        for piece in due:
-            tried = self.attempts.get(piece.digest, 0)
-            pause = min(LONGEST_RETRY, FIRST_RETRY * 2 ** max(0, tried - 1))
-            if tried and now - datetime.fromisoformat(self.times[piece.digest]) < pause:
-                continue
-            self.attempts[piece.digest] = tried + 1
-            self.times[piece.digest] = now.isoformat()
-            chosen.append(piece)
-        return chosen
+    return ask(context, stream.name, find)

@@ -1,6 +1,5 @@
 """Fraud detection as Dagster assets: features of every entity by day, decisions and alerts by hour, the policies."""
 
-import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,9 +7,10 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from ..asking import ask
 from ..contracts.load import Contracts, load_contracts
-from ..errors import PlatformError
-from ..runs import asset_key, partition_key, process_tags, run_request, unfinished_runs
+from ..due import Due
+from ..runs import asset_key, partition_key, process_tags
 from ..settings import Settings
 from ..warehouse.client import Warehouse
 from ..warehouse.tables import ensure
@@ -38,8 +38,6 @@ from .tables import (
 )
 
 BACKTESTS = "fraud/backtests"
-RETRY_AFTER = timedelta(minutes=5)
-"""Before what failed is asked for again; each time after twice as long."""
 FRESHNESS_DAY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=30), warn_window=timedelta(hours=27))
 FRESHNESS_HOUR = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
 
@@ -362,29 +360,12 @@ def fraud_sensor(stream: FraudStream) -> dg.SensorDefinition:
         description="Materialises policies that changed, days of features whose events came, hours of decisions and alerts.",
     )
     def fraud_due(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        if running := unfinished_runs(context.instance, stream.name):
-            return dg.SkipReason(f"run {running[0].run_id} is at work on {stream.name}")
-        now = datetime.now(UTC)
-        try:
+        # A policy that changed while the code location is loaded is read with its next load.
+        def find(now: datetime) -> list[Due]:
             for line in stream.close(now, settle_seconds=2.0):
                 context.log.info(line)
-            due = stream.due(now)
-        except PlatformError as error:
-            return dg.SkipReason(str(error))
-        # A policy that changed while the code location is loaded is read with its next load.
-        known: dict[str, list[str]] = json.loads(context.cursor) if context.cursor else {}
-        asked: dict[str, list[str]] = {}
-        requests = []
-        for piece in due:
-            attempt, last = known.get(piece.digest, ["0", ""])
-            if not last or now - datetime.fromisoformat(last) >= RETRY_AFTER * 2 ** min(int(attempt), 5):
-                attempt, last = str(int(attempt) + 1), now.isoformat()
-                requests.append(run_request(piece, stream.name, int(attempt)))
-            asked[piece.digest] = [attempt, last]
-        return dg.SensorResult(
-            run_requests=requests,
-            cursor=json.dumps(asked),
-            skip_reason=None if requests else "nothing is due, or not yet again",
-        )
+            return stream.due(now)
+
+        return ask(context, stream.name, find)
 
     return fraud_due

@@ -1,18 +1,16 @@
 """What asks for runs of lineage: hours of the query log that are over, when nothing else is at work."""
 
-from datetime import UTC, datetime
-
 import dagster as dg
 
-from ..errors import PlatformError
-from ..runs import STREAM_TAG, UNFINISHED, run_request
+from ..asking import ask
+from ..runs import STREAM_TAG, UNFINISHED
 from .hours import LineageHours
 
 INTERVAL_SECONDS = 300
 
 
 def log_sensor(stream: LineageHours) -> dg.SensorDefinition:
-    """Asks for one part of what is due at a time; again, where it failed, with every quarter of an hour."""
+    """Asks for one part of what is due at a time."""
 
     @dg.sensor(
         name="lineage_hours",
@@ -25,14 +23,6 @@ def log_sensor(stream: LineageHours) -> dg.SensorDefinition:
         running = context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED), limit=20)
         if at_work := [run for run in running if STREAM_TAG in run.tags]:
             return dg.SkipReason(f"run {at_work[0].run_id} is at work: the log is read after it")
-        now = datetime.now(UTC)
-        try:
-            due = stream.due(now)
-        except PlatformError as error:
-            return dg.SkipReason(str(error))
-        if not due:
-            return dg.SkipReason("nothing is due")
-        quarter = int(now.timestamp()) // 900
-        return dg.SensorResult(run_requests=[run_request(due[0], stream.name, quarter)])
+        return ask(context, stream.name, lambda now: stream.due(now)[:1])
 
     return lineage_hours
