@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from bson import Decimal128
 from source_lab import HOUR, Background, Lab, soon, wait_for
 
 from dataplatform.cdc.assets import definitions
@@ -83,6 +84,7 @@ def test_a_collection_from_a_dagster_run_to_a_repair(lab: Lab) -> None:
 
     lab.db.docs.insert_one({"_id": "text", "n": "5", "o": [1], "pinned": "no number"})
     lab.db.docs.insert_one({"_id": "double", "n": 2.5, "pinned": 3})
+    lab.db.docs.insert_one({"_id": "large", "pinned": Decimal128("1E+40")})
     lab.db.docs.delete_one({"_id": 2})
     lab.sync()
     lab.assert_equal("docs")
@@ -98,6 +100,8 @@ def test_a_collection_from_a_dagster_run_to_a_repair(lab: Lab) -> None:
     assert ("/n", "widened", "INT64", "FLOAT64") in steps
     assert ("/n", "conflict", "FLOAT64", "string") in steps
     assert ("/o", "conflict", "STRUCT", "array") in steps
+    assert ("/pinned", "conflict", "NUMERIC", "decimal out of range") in steps
+    assert json_of(typed['"large"']["_unmapped"]) == {"/pinned": {"$numberDecimal": "1E+40"}}
     (status,) = status_of(lab.settings, lab.contracts)
     assert status.conflicts == sum(step == "conflict" for _, step, _, _ in steps) > 2
 

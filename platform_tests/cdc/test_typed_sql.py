@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import uuid
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, getcontext
 from typing import Any
@@ -15,7 +16,8 @@ from dataplatform.cdc import schema as schemas
 from dataplatform.cdc.extended_json import canonical
 from dataplatform.cdc.schema import Node, Pin, evolve, pointer
 from dataplatform.cdc.shapes import SHAPE_SQL, WRAPPERS, kind_of, seen_of, shape_of
-from dataplatform.cdc.sql import unmapped_sql, value_sql
+from dataplatform.cdc.sql import Tables, refused_sql, unmapped_sql, value_sql, wide_sql
+from dataplatform.cdc.sql import text as quoted
 from dataplatform.warehouse.client import Warehouse
 
 getcontext().prec = 60  # no product of a Decimal128 is rounded here
@@ -54,8 +56,9 @@ def model_one(node: Node, value: Any, left: dict[str, Any], path: tuple[str, ...
     if kind not in node.accepts:
         return None
     if node.type == "STRUCT":
+        columns = {child.key for child in node.fields} | ({"_id"} if not path and node.key == "" else set())
         if node.closed or any(key in value for key in node.hidden):
-            left[pointer(path)] = value
+            left |= {pointer((*path, k)): v for k, v in value.items() if k not in columns and v is not None}
         return {
             child.column: model_value(child, value.get(child.key), left, (*path, child.key)) for child in node.fields
         }
@@ -191,14 +194,96 @@ def test_five_thousand_dynamic_keys_become_one_json_column(warehouse: Warehouse)
     assert [(node.column, node.type) for node in evolution.root.fields] == [("m", "JSON"), ("a", "INT64")]
 
 
-def test_a_map_that_grows_later_is_closed_and_kept(warehouse: Warehouse) -> None:
-    first = evolve(schemas.empty(), seen_of([(shape_of(canonical({"m": {"a": 1}})), 1)]))
-    late = canonical({"m": {"a": 2, **{f"k{j}": j for j in range(300)}}})
-    second = evolve(first.root, seen_of([(shape_of(late), 1)]))
-    assert [step.step for step in second.steps] == ["too_many_keys"]
-    ((row, unmapped),) = run(warehouse, second.root, [late])
-    assert row == {"m": {"a": 2}}
-    assert unmapped == {"/m": json.loads(late)["m"]}
+ODD_KEYS = {
+    "~/": 1,
+    'q"': {"a": ["x\n  y", None, {}]},
+    "back\\": "s",
+    "null": None,
+    "": 0,
+    "é.$": {"a": 1},
+    "\n": 2,
+    "a ": 1,
+}
+
+
+def test_a_map_that_grows_later_is_closed_and_keeps_what_has_no_column(warehouse: Warehouse) -> None:
+    first = evolve(schemas.empty(), seen_of([(shape_of(canonical({"m": {"a": 1}, "l": [{"a": 1}], "x": 1})), 1)]))
+    late = {"a": 2, **{f"k{j}": j for j in range(300)}, **ODD_KEYS}
+    documents = [
+        {"_id": 1, "m": late, "l": [{"a": 2}, {"a": 3, **late}], "x": 2},
+        {"_id": 2, "m": {"a": 3}, "l": [{"a": 4}], "x": "no number"},
+        {"_id": 3, "m": {}, "l": None},
+        {"_id": 4, "m": OID, "l": []},
+    ]
+    texts = [canonical(one) for one in documents]
+    second = evolve(first.root, seen_of((shape_of(text), 1) for text in texts))
+    assert [step.path for step in second.steps if step.step == "too_many_keys"] == ["/m", "/l"]
+    for text, (row, unmapped) in zip(texts, run(warehouse, second.root, texts), strict=True):
+        left: dict[str, Any] = {}
+        assert normal(row) == normal(model_one(second.root, json.loads(text), left, ()))
+        assert (unmapped or {}) == left
+    assert len(left) == 1
+    parsed = json.loads(texts[0])
+    (_, unmapped), *_ = run(warehouse, second.root, texts)
+    assert unmapped.keys() == {"/l", *(pointer(("m", key)) for key in late if key not in ("a", "null"))}
+    assert unmapped["/m/~0~1"] == parsed["m"]["~/"]
+    assert unmapped['/m/q"'] == parsed["m"]['q"']
+
+
+def test_a_document_of_too_many_keys_keeps_what_has_no_column(warehouse: Warehouse) -> None:
+    first = evolve(schemas.empty(), seen_of([(shape_of(canonical({"_id": 1, "a": 1, "o": {"b": 1}})), 1)]))
+    late = {"_id": 2, "a": 5, "o": {"b": 2}, **ODD_KEYS, **{f"k{n}": n for n in range(schemas.MAX_TOP_KEYS)}}
+    second = evolve(first.root, seen_of([(shape_of(canonical(late)), 1)]))
+    assert second.root.closed
+    ((row, unmapped),) = run(warehouse, second.root, [canonical(late)])
+    assert row == {"a": 5, "o": {"b": 2}}
+    assert unmapped == {
+        pointer((k,)): v for k, v in json.loads(canonical(late)).items() if k not in ("_id", "a", "o") and v is not None
+    }
+
+
+def test_values_too_large_for_their_column_are_counted(warehouse: Warehouse) -> None:
+    """Of each field: how many values of a kind that its column takes are left over. And a document without such is not asked for."""
+    large = [
+        Decimal128("1E+40"),
+        Decimal128("NaN"),
+        Decimal128("0." + "1" * 10),
+        DatetimeMS(2**60),
+        DatetimeMS(-(2**60)),
+    ]
+    documents = [
+        {"_id": 1, "n": Decimal128("1.5"), "d": DatetimeMS(5), "o": {"n": Decimal128("1")}, "p": DatetimeMS(1)},
+        *({"_id": 2 + n, "n": value, "o": {"n": value}} for n, value in enumerate(large[:3])),
+        *({"_id": 5 + n, "d": value} for n, value in enumerate(large[3:])),
+        {
+            "_id": 8,
+            "l": [Decimal128("1"), Decimal128("1E+40")],
+            "s": [{"d": [DatetimeMS(1)]}, {"d": [DatetimeMS(2**61)] * 2}],
+        },
+        {"_id": 9, "p": DatetimeMS(2**60), "n": "text", "d": 5},
+    ]
+    texts = [canonical(one) for one in documents]
+    root = evolve(schemas.empty(), seen_of((shape_of(text), 1) for text in texts), [Pin(("p",), "STRING")]).root
+    dataset = f"{warehouse.project}.refused{uuid.uuid4().hex[:8]}"
+    tables = Tables(*(f"{dataset}.{name}" for name in ("raw", "history", "typed", "staging", "newest")))
+    listed = ", ".join(f"({quoted(one)})" for one in texts)
+    warehouse.script(
+        f"CREATE SCHEMA `{dataset}`; CREATE TABLE `{tables.newest}` (document STRING); INSERT INTO `{tables.newest}` VALUES {listed}"
+    )
+    statement, fields = refused_sql(tables, root, keep_deleted=False)
+    (row,) = warehouse.query(statement).rows
+    assert {field: row[f"c{n}"] for n, field in enumerate(fields) if row[f"c{n}"]} == {
+        ("/n", "NUMERIC", "decimal"): 3,
+        ("/d", "TIMESTAMP", "date"): 2,
+        ("/o/n", "NUMERIC", "decimal"): 3,
+        ("/l", "ARRAY<NUMERIC>", "[decimal]"): 1,
+        ("/s/d", "ARRAY<TIMESTAMP>", "[date]"): 2,
+        ("/p", "STRING", "date"): 1,
+    }
+    wide = warehouse.query(
+        f"SELECT JSON_VALUE(document, '$._id.\"$numberInt\"') AS n FROM `{tables.newest}` WHERE {wide_sql('document')}"
+    ).rows
+    assert {row["n"] for row in wide} == {"2", "3", "4", "5", "6", "8", "9"}
 
 
 def test_pins(warehouse: Warehouse) -> None:

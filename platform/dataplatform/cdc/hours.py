@@ -342,6 +342,7 @@ class CollectionHours:
         sweep = False
         buckets: list[str] = []
         shapes: list[tuple[str, int]] = []
+        wide = False
         if content.files or content.snapshots:
             self._load(applied, tables, content)
             swept = [one for one in content.all_snapshots if one.sweep and one.position is not None]
@@ -350,17 +351,18 @@ class CollectionHours:
             barrier, sweep = self._new_barriers(applied, found, swept, barrier)
             buckets = sorted(row["value"] for row in found if row["kind"] == "bucket")
             shapes = sorted((row["value"], row["number"]) for row in found if row["kind"] == "shape")
+            wide = any(row["kind"] == "wide" and row["number"] for row in found)
             _count(applied, found, content)
         pins = [Pin(one.keys, one.type, one.repeated, one.description) for one in contract.fields]
         evolution = schema.evolve(root, seen_of(shapes), pins)
         evolution.rewrite = (evolution.rewrite or rewrite) and not first_time
-        applied.steps = evolution.steps
+        applied.steps = evolution.steps + (self._refused(applied, tables, evolution.root) if wide else [])
         changed = schema.encode(evolution.root) != schema.encode(root)
         if changed or first_time or evolution.rewrite != rewrite:
             version += 1
             self._keep_schema(name, version, evolution)
         self._keep_steps(applied, version)
-        for step in evolution.steps:
+        for step in applied.steps:
             log(f"{name}: {step.step} {step.path or '/'} {step.before} → {step.after} ({step.count} values)")
         if content.files or content.snapshots:
             hours = {one.position: one.hour for one in content.all_snapshots if one.position and one.hour}
@@ -390,6 +392,16 @@ class CollectionHours:
             f"{name}: {applied.changes} changes, {applied.snapshot_rows} snapshot rows, {applied.documents} documents "
             f"({applied.deletions} deleted) in {applied.partitions} partitions"
         )
+
+    def _refused(self, applied: Applied, tables: sql.Tables, root: Node) -> list[Step]:
+        """A conflict for every field with values of a kind that its column takes, and too large or too fine for it."""
+        statement, fields = sql.refused_sql(tables, root, keep_deleted=applied.contract.deletes == "keep")
+        (row,) = self._query(applied, statement, "cdc_refused")
+        return [
+            Step(path, "conflict", type_, f"{kind} out of range", row[f"c{n}"])
+            for n, (path, type_, kind) in enumerate(fields)
+            if row[f"c{n}"]
+        ]
 
     def _query(self, applied: Applied, statement: str, name: str) -> list[dict[str, Any]]:
         run = self.warehouse.script if ";\n" in statement else self.warehouse.query

@@ -69,8 +69,8 @@ class Node(msgspec.Struct):
     """A field of the documents and its column.
 
     `pinned`: the contract gave the type. `closed`: too many new keys came at once; from then on a new key gets a column
-    when it is PROVEN and there is room; the whole object goes to `_unmapped`.
-    `hidden`: keys below that no JSON path can name; an object that has one goes to `_unmapped`.
+    when it is PROVEN and there is room; keys without one go to `_unmapped`.
+    `hidden`: keys below that no JSON path can name; they go to `_unmapped`.
     """
 
     key: str

@@ -160,26 +160,27 @@ def unmapped_sql(root: Node, source: str, alias: str | None = None) -> str:
 
     `alias`: of a table that has the fields of the first level as columns (`field_columns`); else they are read from `source`.
     """
-    parts: list[tuple[str, tuple[str, ...], str]] = []
-    own = _own_failure(root, source)
-    if own is not None:
-        parts.append((own, (), source))
+    items = [_strays(root, source, ())] if _may_stray(root) else []
     for number, child in enumerate(root.fields):
         field, path = (source, (child.key,)) if alias is None else (f"{alias}._f{number}", ())
-        for test, below in _failures(child, field, path, 0):
-            parts.append((test, below if alias is None else (child.key, *below), _query(field, below)))
-    if not parts:
+        for test, below, strays in _failures(child, field, path, 0):
+            here, value = (below if alias is None else (child.key, *below)), _query(field, below)
+            if strays is not None:
+                items.append(_strays(strays, value, here))
+            else:
+                items.append(f"IF({test}, [CONCAT({text(_name(pointer(here)) + ':')}, {value})], [])")
+    if not items:
         return "CAST(NULL AS JSON)"
-    items = ",\n      ".join(
-        f"IF({test}, [CONCAT({text(json.dumps(pointer(path), ensure_ascii=False) + ':')}, {value})], [])"
-        for test, path, value in parts
-    )
-    array = f"ARRAY_CONCAT(\n      {items})" if len(parts) > 1 else items
+    listed = ",\n      ".join(items)
+    array = f"ARRAY_CONCAT(\n      {listed})" if len(items) > 1 else listed
     return f"PARSE_JSON(NULLIF(CONCAT('{{', ARRAY_TO_STRING({array}, ','), '}}'), '{{}}'))"
 
 
-def _failures(node: Node, source: str, path: tuple[str, ...], depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(condition, path) for every part below `source` that can be left over; a list is left over as a whole."""
+def _failures(
+    node: Node, source: str, path: tuple[str, ...], depth: int
+) -> Iterator[tuple[str, tuple[str, ...], Node | None]]:
+    """(condition, path, node) for every part below `source` that can be left over. With a node, it is that object's keys without
+    a column that are; else the part is, as a whole, which a list always is."""
     query = _query(source, path)
     if node.type == "JSON":
         return
@@ -187,35 +188,116 @@ def _failures(node: Node, source: str, path: tuple[str, ...], depth: int) -> Ite
         element = f"u{depth}"
         if node.type == "STRUCT":
             tests = [f"{is_object(element)} IS NOT TRUE"]  # NULL, for a null element
-            own = _own_failure(node, element)
-            if own is not None:
-                tests.append(own)
+            if _may_stray(node):
+                tests.append(_has_strays(node, element, depth))
             for child in node.fields:
-                tests += [test for test, _ in _failures(child, element, (child.key,), depth + 1)]
+                tests += [test for test, _, _ in _failures(child, element, (child.key,), depth + 1)]
             bad = " OR ".join(f"({test})" for test in tests)
         else:
             bad = f"{_scalar(node, element, ())} IS NULL"
         inside = f"EXISTS(SELECT 1 FROM UNNEST({_elements(source, path)}) AS {element} WHERE {bad})"
-        yield f"COALESCE({query}, 'null') != 'null' AND (NOT STARTS_WITH({query}, '[') OR {inside})", path
+        yield f"COALESCE({query}, 'null') != 'null' AND (NOT STARTS_WITH({query}, '[') OR {inside})", path, None
     elif node.type == "STRUCT":
-        test = f"COALESCE({query}, 'null') != 'null' AND NOT {is_object(query)}"
-        own = _own_failure(node, query)
-        yield test if own is None else f"({test}) OR ({own})", path
+        yield f"COALESCE({query}, 'null') != 'null' AND NOT {is_object(query)}", path, None
+        if _may_stray(node):
+            yield _has_strays(node, query, depth), path, node
         for child in node.fields:
             yield from _failures(child, source, (*path, child.key), depth)
     else:
-        yield f"COALESCE({query}, 'null') != 'null' AND {_scalar(node, source, path)} IS NULL", path
+        yield f"COALESCE({query}, 'null') != 'null' AND {_scalar(node, source, path)} IS NULL", path, None
 
 
-def _own_failure(node: Node, source: str) -> str | None:
-    """Whether the object has keys that are no columns: it then stays as a whole."""
-    if node.closed:
-        return is_object(source)
-    if not node.hidden:
-        return None
-    return " OR ".join(
-        f"STRPOS({source}, {text(json.dumps(key, ensure_ascii=False) + ':')}) > 0" for key in node.hidden
-    )
+def _may_stray(node: Node) -> bool:
+    """Whether an object of the node can have keys that are no columns."""
+    return node.closed or bool(node.hidden)
+
+
+def _strays(node: Node, source: str, path: tuple[str, ...]) -> str:
+    """Array of the members (`"<pointer>": <value>`) of an object, given by its canonical text, that no column holds."""
+    members, kept = _members(node, source, "m", document=not path)
+    key = "REPLACE(REPLACE(" + _MEMBER_KEY.format(member="m") + ", '~', '~0'), '/', '~1')"
+    value = f"SUBSTR(m, LENGTH({_MEMBER_KEY.format(member='m')}) + 1)"
+    prefix = text(_name(pointer(path) + "/")[:-1])
+    return f"ARRAY(SELECT CONCAT({prefix}, {key}, {value}) FROM {members} WHERE {kept})"
+
+
+def _has_strays(node: Node, source: str, depth: int) -> str:
+    members, kept = _members(node, source, f"m{depth}")
+    return f"EXISTS(SELECT 1 FROM {members} WHERE {kept})"
+
+
+def _members(node: Node, source: str, alias: str, *, document: bool = False) -> tuple[str, str]:
+    """(table, condition) of an object's members that no column holds, as texts `<key>": <value>`.
+
+    No function of both servers lists an object's members. Pretty-printed, those of the first level, and only they, stand after a new line
+    and two spaces: a text in JSON has no new line in it.
+    """
+    may = is_object(source)
+    if not node.closed:
+        found = " OR ".join(f"STRPOS({source}, {text(_name(key) + ':')}) > 0" for key in node.hidden)
+        may = f"{may} AND ({found})"
+    pretty = f"TO_JSON_STRING(PARSE_JSON(IF({may}, {source}, '{{}}')), TRUE)"
+    members = f"UNNEST(SPLIT(REGEXP_EXTRACT({pretty}, {_INSIDE}), {text(_BETWEEN)})) AS {alias}"
+    known = ", ".join(text(key) for key in (*(["_id"] if document else []), *(child.key for child in node.fields)))
+    kept = f"NOT ENDS_WITH({alias}, '\": null')"
+    return members, f"{kept} AND {_MEMBER_KEY.format(member=alias)} NOT IN ({known})" if known else kept
+
+
+_INSIDE = r"""r'(?s)^\{\n  "(.*)\n\}$'"""
+_BETWEEN = ',\n  "'
+_MEMBER_KEY = r"""REGEXP_EXTRACT({member}, r'^((?:[^"\\]|\\.)*)":')"""
+
+
+def _name(key: str) -> str:
+    return json.dumps(key, ensure_ascii=False)
+
+
+# What a column of the right type cannot hold.
+
+
+def wide_sql(document: str) -> str:
+    """Whether a document may hold a date or a decimal that TIMESTAMP or NUMERIC does not: quick, and true of some that fit."""
+    numbers = r'date":\{"\$numberLong":"(?:-[0-9]{14}|[0-9]{15})|numberDecimal":"[^"]*(?:[EIN]|[0-9]{30}|\.[0-9]{10})'
+    return f"REGEXP_CONTAINS({document}, r'\"\\$(?:{numbers})')"
+
+
+_WIDE_KINDS = {"NUMERIC": ("decimal",), "FLOAT64": ("decimal",), "TIMESTAMP": ("date",), "STRING": ("date",)}
+_WRAPPER_OF = {kind: wrapper for wrapper, kind in WRAPPERS.items()}
+
+
+def refused_sql(tables: Tables, root: Node, *, keep_deleted: bool) -> tuple[str, list[tuple[str, str, str]]]:
+    """(statement, [(pointer, column's type, kind)]): one row that counts, in the columns `c0`, `c1`, …, the values among the newest
+    changes that are of a kind that their column takes, and too large or too fine for it."""
+    document = "last_document" if keep_deleted else "document"
+    found = [
+        (pointer((child.key, *path)), type_, kind, count)
+        for number, child in enumerate(root.fields)
+        for path, type_, kind, count in _refused(child, f"n._f{number}", (), 0)
+    ]
+    counts = ",\n  ".join(f"COALESCE(SUM({count}), 0) AS c{n}" for n, (_, _, _, count) in enumerate(found))
+    return (
+        f"SELECT\n  {counts or '0 AS none'}\n"
+        f"FROM (SELECT n.{document}{field_columns(root, f'n.{document}')} FROM `{tables.newest}` AS n) AS n"
+    ), [one[:3] for one in found]
+
+
+def _refused(
+    node: Node, source: str, path: tuple[str, ...], depth: int, *, element: bool = False
+) -> Iterator[tuple[tuple[str, ...], str, str, str]]:
+    """(path, type, kind, how many of one document)."""
+    if node.repeated and not element:
+        name = f"r{depth}"
+        for inner, type_, kind, count in _refused(node, name, (), depth + 1, element=True):
+            inside = f"(SELECT COALESCE(SUM({count}), 0) FROM UNNEST({_elements(source, path)}) AS {name})"
+            yield (*path, *inner), f"ARRAY<{type_}>" if not inner else type_, f"[{kind}]" if not inner else kind, inside
+    elif node.type == "STRUCT":
+        for child in node.fields:
+            yield from _refused(child, source, (*path, child.key), depth)
+    elif node.type != "STRING" or node.pinned:
+        for kind in _WIDE_KINDS.get(node.type, ()):
+            starts = text('{"' + _WRAPPER_OF[kind] + '"')
+            test = f"STARTS_WITH({_query(source, path)}, {starts}) AND {_scalar(node, source, path)} IS NULL"
+            yield path, node.type, kind, f"IF({test}, 1, 0)"
 
 
 # Statements.
@@ -238,6 +320,7 @@ def newest_script(tables: Tables, barrier: str, *, keep_deleted: bool) -> str:
     `barrier` is the greatest one known before; with `keep_deleted` the newest document of each key stands beside its newest
     state (`KEPT_COLUMNS`). The rows that come back are (kind, value, number, more):
     `bucket`: a partition that the merges will name, its documents, its deletions; `shape`: a distinct shape, its documents;
+    `wide`: how many documents may hold what a column of the right type cannot (`refused_sql` counts them);
     `hour`: hours since 1970, their changes; `snapshot`: the same of a snapshot's position, its rows; and one for each drop or rename, with its
     operation as kind, its position, its time in microseconds, and its detail as `more`.
     """
@@ -281,6 +364,8 @@ FROM `{tables.newest}` GROUP BY bucket
 UNION ALL
 SELECT 'shape', shape, COUNT(*), ''
 FROM (SELECT {shape} AS shape FROM `{tables.newest}` WHERE {typed_document} IS NOT NULL) GROUP BY shape
+UNION ALL
+SELECT 'wide', '', COUNTIF({wide_sql(typed_document)}), '' FROM `{tables.newest}`
 UNION ALL
 SELECT IF(operation = 'snapshot', 'snapshot', 'hour'), {hour}, {distinct}, MAX(position)
 FROM `{tables.staging}` GROUP BY 1, 2
