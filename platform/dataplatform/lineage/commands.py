@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -308,7 +310,14 @@ def read_json(path: Path) -> dict[str, object]:
 @click.option(
     "--url", help="OpenLineage endpoint that takes each event by POST, such as http://marquez:5000/api/v1/lineage."
 )
-def openlineage(edges: Path | None, output: Path | None, url: str | None) -> None:
+@click.option("--check", is_flag=True, help="Check each event against OpenLineage's own JSON Schemas; write none.")
+@click.option(
+    "--spec",
+    default="https://openlineage.io/spec",
+    show_default=True,
+    help="Where these schemas are: the site, or a copy of its folder (path or URL).",
+)
+def openlineage(edges: Path | None, output: Path | None, url: str | None, check: bool, spec: str) -> None:
     """The graph as OpenLineage events."""
     from datetime import UTC, datetime
 
@@ -321,6 +330,9 @@ def openlineage(edges: Path | None, output: Path | None, url: str | None) -> Non
 
         known = stored_edges(get_settings())
     events = run_events(known, datetime.now(UTC))
+    if check:
+        click.echo(f"{_check_events(events, spec)} events are what OpenLineage's schemas ask for")
+        return
     if url is not None:
         import httpx
 
@@ -342,3 +354,31 @@ def openlineage(edges: Path | None, output: Path | None, url: str | None) -> Non
     else:
         for line in lines:
             click.echo(line)
+
+
+def _check_events(events: Iterable[dict[str, Any]], spec: str) -> int:
+    """The number of events; raises PlatformError for the first that is not valid."""
+    from referencing.exceptions import Unresolvable
+
+    from .openlineage import mistakes, official_schemas
+
+    schemas = official_schemas(spec)
+    count = 0
+    for event in events:
+        try:
+            found = list(mistakes(event, schemas))
+        except Unresolvable as error:
+            reason: BaseException = error
+            while reason.__cause__ is not None:
+                reason = reason.__cause__
+            raise PlatformError(
+                f"the schema {error.ref} cannot be read: {reason}",
+                where=spec,
+                fix="give a copy of the site's folder with --spec",
+            ) from error
+        if found:
+            raise PlatformError(
+                "\n".join(found), where=f"event of job {event['job']['name']}", fix="report this as a bug"
+            )
+        count += 1
+    return count

@@ -5,16 +5,25 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+import httpx
+from jsonschema import Draft202012Validator
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+from referencing.retrieval import to_cached_resource
+
 from .declared import ASSET
-from .edges import WHOLE_ROW
+from .edges import CONTRACT, WHOLE_ROW
 from .impact import StoredEdge
 
 PRODUCER = "https://github.com/dataplatform/dataplatform"
 SPEC = "https://openlineage.io/spec"
 RUN_EVENT = f"{SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent"
 COLUMN_LINEAGE = f"{SPEC}/facets/1-2-0/ColumnLineageDatasetFacet.json#/$defs/ColumnLineageDatasetFacet"
+OUTSIDE = frozenset({"event", "mongodb", "mysql", "postgresql", "service", "fraud"})
+"""First parts of nodes that are no tables of BigQuery: they are namespaces of their own."""
 _RUNS = uuid.UUID("6f0b8f6e-0f0f-5e0b-9d3e-6f9d3c1f9a55")
 
 
@@ -61,15 +70,57 @@ def _event(job: str, target: str, edges: list[StoredEdge], at: datetime) -> dict
         "producer": PRODUCER,
         "schemaURL": RUN_EVENT,
         "run": {"runId": str(uuid.uuid5(_RUNS, f"{job}\0{target}"))},
-        "job": {"namespace": "bigquery", "name": job or target},
+        "job": {
+            "namespace": "contracts" if job == CONTRACT else "bigquery",
+            "name": target if job in ("", CONTRACT) else job,
+        },
         "inputs": [dict(zip(("namespace", "name"), _dataset(table), strict=True)) for table in inputs],
         "outputs": [{"namespace": namespace, "name": name, "facets": {"columnLineage": lineage}}],
     }
 
 
 def _dataset(table: str) -> tuple[str, str]:
-    """OpenLineage's naming: `bigquery` and the full name; a bucket and the path in it."""
+    """OpenLineage's naming: `bigquery` and the full name; a bucket and the path in it; outside BigQuery the kind and the rest."""
     if table.startswith("gs://"):
         bucket, _, path = table[5:].partition("/")
         return f"gs://{bucket}", path or "/"
-    return "bigquery", table
+    kind, _, name = table.partition(".")
+    return (kind, name) if kind in OUTSIDE else ("bigquery", table)
+
+
+def official_schemas(at: str = SPEC) -> Registry[Any]:
+    """OpenLineage's own JSON Schemas, each read when it is first named: from its site, or from a copy of the site's folder `spec`
+    (a path or a URL)."""
+
+    @to_cached_resource(from_contents=DRAFT202012.create_resource)
+    def retrieve(uri: str) -> str:
+        if not uri.startswith(f"{SPEC}/"):
+            raise LookupError(f"{uri} is none of OpenLineage's")
+        name = uri.removeprefix(f"{SPEC}/")
+        if not at.startswith(("http://", "https://")):
+            return (Path(at) / name).read_text()
+        return httpx.get(f"{at.rstrip('/')}/{name}", timeout=30, follow_redirects=True).raise_for_status().text
+
+    return Registry(retrieve=retrieve)  # type: ignore[call-arg]
+
+
+def mistakes(event: dict[str, Any], schemas: Registry[Any]) -> Iterator[str]:
+    """Where an event, or a facet in it, is not what the schema says that it names as its own.
+
+    Raises referencing.exceptions.Unresolvable when a schema cannot be read.
+    """
+    yield from _invalid(event, event["schemaURL"], "event", schemas)
+    parts = {"run": event["run"], "job": event["job"]}
+    for side in ("inputs", "outputs"):
+        parts |= {f"{side}[{number}]": dataset for number, dataset in enumerate(event[side])}
+    for place, part in parts.items():
+        for name, facet in part.get("facets", {}).items():
+            yield from _invalid(facet, facet["_schemaURL"], f"{place}.facets.{name}", schemas)
+
+
+def _invalid(value: object, schema: str, place: str, schemas: Registry[Any]) -> Iterator[str]:
+    validator = Draft202012Validator(
+        {"$ref": schema}, registry=schemas, format_checker=Draft202012Validator.FORMAT_CHECKER
+    )
+    for error in validator.iter_errors(value):
+        yield f"{place}{error.json_path[1:]}: {error.message}"
