@@ -21,7 +21,7 @@ from .due import Due, Stream, range_text
 from .errors import PlatformError
 from .events.assets import contracts_due
 from .events.hours import EventHours
-from .fraud.catalog import load_catalog
+from .fraud.catalog import BrokenCollectionError, load_catalog
 from .fraud.due import FraudStream
 from .lineage.hours import LineageHours
 from .runs import Interrupted, RunOutcome, bury_dead_runs, dagster_instance, execute, select
@@ -52,15 +52,17 @@ class CatchUpResult:
         return not self.broken and not self.left and all(run.ok for run in self.runs)
 
 
-def streams(settings: Settings) -> list[Stream]:
-    """Every domain's stream, in the order in which they stand on each other."""
+def streams(settings: Settings) -> tuple[list[Stream], list[str]]:
+    """(every domain's stream, in the order in which they stand on each other; what is left out, for its contract does not hold)."""
     contracts = load_contracts(settings.schemas_dir)
-    return [
-        EventHours(settings, contracts.events),
-        CollectionHours(settings, load_collections_leniently(settings.schemas_dir)[0].contracts),
-        FraudStream(settings, load_catalog(settings.schemas_dir, contracts)),
-        LineageHours(settings, contracts),  # last: it reads the log of all that the others did
-    ]
+    collections, broken = load_collections_leniently(settings.schemas_dir)
+    left_out = [str(problem) for problem in broken]
+    found: list[Stream] = [EventHours(settings, contracts.events), CollectionHours(settings, collections.contracts)]
+    try:
+        found.append(FraudStream(settings, load_catalog(settings.schemas_dir, contracts)))
+    except BrokenCollectionError as error:
+        left_out += [f"fraud: {problem}" for problem in error.problems if problem not in broken]
+    return [*found, LineageHours(settings, contracts)], left_out  # last: it reads the log of all that the others did
 
 
 def catch_up(
@@ -93,7 +95,8 @@ def catch_up(
         if selection is not None:  # a mistake in it is told even where nothing is due
             definitions = definitions_of(settings)
             select(definitions, (), selection)
-        known = streams(settings)
+        known, left_out = streams(settings)
+        result.broken += left_out
         for stream in known:
             for line in stream.close(until):
                 say(line)

@@ -28,7 +28,7 @@ from bson.datetime_ms import DatetimeMS
 from ..cdc.changes import Change, decode
 from ..cdc.extended_json import parse
 from ..cdc.state import landing_of
-from ..contracts.collections import load_collections
+from ..contracts.collections import load_collections_leniently
 from ..contracts.load import Contracts, load_contracts
 from ..errors import PlatformError
 from ..events.received import Record as Received
@@ -84,7 +84,7 @@ class Feed:
         self.readers = _readers(self.catalog, self.alerts)
         self.collections = {
             name: landing_of(settings, contract)
-            for name, contract in load_collections(settings.schemas_dir).contracts.items()
+            for name, contract in load_collections_leniently(settings.schemas_dir)[0].contracts.items()
             if name in self.readers
         }
         self._started = False

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..contracts.collections import CollectionContract, load_collections
+from ..contracts.collections import CollectionContract, load_collections_leniently
 from ..contracts.errors import ContractError, Problem
 from ..contracts.events import EventContract
 from ..contracts.load import Contracts, load_contracts
@@ -27,6 +27,10 @@ ENVELOPE: Mapping[str, str] = {
 """Columns of every event that features and policies may read."""
 
 
+class BrokenCollectionError(ContractError):
+    """Features or policies need collections whose own contracts do not hold; everything but fraud detection can go on."""
+
+
 @dataclass(frozen=True)
 class Catalog:
     """`columns` are, by event or collection (`shop.articles`), what its columns are; `entities` and `policies` by name."""
@@ -45,12 +49,16 @@ class Catalog:
 
 
 def load_catalog(schemas: Path, contracts: Contracts | None = None) -> Catalog:
-    """Read and check features and policies against the contracts of events; ContractError with every mistake."""
+    """Read and check features and policies against the contracts of events; ContractError with every mistake.
+
+    A collection whose contract does not hold matters only to who names it: BrokenCollectionError then, with that file's mistakes first.
+    """
     contracts = contracts or load_contracts(schemas)
     columns = {name: event_columns(contract) for name, contract in contracts.events.items()}
     problems: list[Problem] = []
     entities: dict[str, EntityFeatures] = {}
-    columns |= {name: change_columns(each) for name, each in load_collections(schemas).contracts.items()}
+    collections, broken = load_collections_leniently(schemas)
+    columns |= {name: change_columns(each) for name, each in collections.contracts.items()}
     try:
         entities = load_entities(schemas / FEATURES_FOLDER, events=columns)
     except ContractError as error:
@@ -63,6 +71,8 @@ def load_catalog(schemas: Path, contracts: Contracts | None = None) -> Catalog:
             policies = load_policies(schemas / POLICIES_FOLDER, events=columns, entities=entities)
         except ContractError as error:
             problems += error.problems
+    if problems and broken:
+        raise BrokenCollectionError(broken + problems)
     if problems:
         raise ContractError(problems)
     return Catalog(columns, entities, policies)
