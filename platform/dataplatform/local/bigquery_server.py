@@ -9,11 +9,13 @@ wait for them are told instead of waiting for ever.
 import argparse
 import functools
 import gc
+import importlib.util
 import json
 import os
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -37,10 +39,7 @@ def main() -> None:
     settings.grpc_port = arguments.grpc_port
     settings.default_project_id = arguments.project
     settings.data_dir = arguments.data_dir
-    quick_lookups()
-    quick_columns()
-    quick_starts()
-    shared_lookups()
+    beside("bigquery_quick").quicken()
     end_lost_jobs()
 
     import uvicorn
@@ -57,6 +56,15 @@ def main() -> None:
         timeout_graceful_shutdown=3,
     )
     grpc_server.stop(None)
+
+
+def beside(name: str) -> ModuleType:
+    """The module in the file of this name next to this one."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def configure_engine(limit: str, spill: Path) -> None:
@@ -83,181 +91,6 @@ def spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
-
-
-def quick_lookups() -> None:
-    """Every table of a statement is looked up several times, each by listing the tables of all datasets with their sizes: 50 ms
-    where there are a hundred. The lake's own catalogue answers for one dataset in one."""
-    import duckdb
-    from local_bigquery.engine import database
-
-    slow = database.objects
-
-    @functools.wraps(slow)
-    def objects(project_id: str, dataset_id: str, table_id: str | None = None) -> list[tuple[str, str, int]]:
-        lake = database.quote(f"__ducklake_metadata_{project_id}")
-        try:
-            if project_id == "emulator" and table_id is not None:  # results of queries: tables of DuckDB's own
-                try:
-                    count = database.fetch(f"SELECT count(*) FROM {database.quote(project_id, dataset_id, table_id)}")
-                except duckdb.CatalogException:
-                    return []
-                return [(table_id, "TABLE", count[0][0])]
-            found: list[tuple[str, str, int]] = database.fetch(LOOK_UP.format(lake=lake), [dataset_id, table_id])
-            return found
-        except duckdb.Error:  # not a lake (the results of queries), or another layout of its catalogue
-            found = slow(project_id, dataset_id, table_id)
-            return found
-
-    database.objects = objects
-
-
-def quick_columns() -> None:
-    """Two things are asked about the columns of every table of a statement, each by listing all columns of all tables: which
-    may not be NULL, and whether there is one with the time of ingestion. The lake's own catalogue answers for one table."""
-    import duckdb
-    from local_bigquery.catalog import tables
-    from local_bigquery.engine import database
-    from local_bigquery.sql.rules import partitions
-
-    slow = database.fetch
-    listed = "FROM duckdb_columns() WHERE database_name = ? AND schema_name = ? AND table_name = ? AND"
-    quick = {
-        f"SELECT column_name {listed} NOT is_nullable": f"SELECT column_name {COLUMNS} AND NOT c.nulls_allowed",
-        f"SELECT 1 {listed} column_name = ?": f"SELECT 1 {COLUMNS} AND column_name = ?",
-    }
-
-    class Database:
-        """The server's database, for the modules that ask about columns."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(database, name)
-
-        @staticmethod
-        def fetch(sql: str, parameters: Any = None) -> Any:
-            if sql in quick and parameters[0] != "emulator":
-                lake = database.quote(f"__ducklake_metadata_{parameters[0]}")
-                try:
-                    return slow(quick[sql].format(lake=lake), parameters[1:])
-                except duckdb.Error:  # not a lake, or another layout of its catalogue
-                    pass
-            return slow(sql, parameters)
-
-    tables.database = partitions.database = Database()
-
-
-def quick_starts() -> None:
-    """Every job asks which temporary tables its session has, by listing all tables of all datasets. A job without a session
-    has none before its first statement."""
-    from local_bigquery.jobs import query
-
-    slow = query.execute
-    asked = "SELECT table_name FROM duckdb_tables() WHERE temporary"
-
-    class Nothing:
-        def fetchall(self) -> list[tuple[Any, ...]]:
-            return []
-
-    class Cursor:
-        """The connection of one job outside a session."""
-
-        def __init__(self, cursor: Any) -> None:
-            self._cursor = cursor
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._cursor, name)
-
-        def sql(self, text: str, *arguments: Any, **named: Any) -> Any:
-            return Nothing() if text == asked else self._cursor.sql(text, *arguments, **named)
-
-    @functools.wraps(slow)
-    def execute(cursor: Any, *arguments: Any, session: Any = None, **named: Any) -> Any:
-        return slow(cursor if session else Cursor(cursor), *arguments, session=session, **named)
-
-    query.execute = execute
-
-
-def shared_lookups() -> None:
-    """What a SELECT looks up in one JSON text is read from it at once: DuckDB parses the whole text for every single look-up."""
-    from local_bigquery.sql.rules import NODE_RULES
-    from sqlglot import exp
-
-    def look_up(projection: Any) -> Any:
-        """The look-up of a constant path that a projection is, bare or converted to a type."""
-        found = projection.unalias()
-        while isinstance(found, exp.Cast):
-            found = found.this
-        path = found.args.get("expression")
-        known = isinstance(found, exp.JSONExtract | exp.JSONExtractScalar) and isinstance(path, exp.JSONPath)
-        simple = known and all(isinstance(part, exp.JSONPathRoot | exp.JSONPathKey) for part in path.expressions)
-        return found if simple and len(path.expressions) > 1 else None
-
-    def share(node: Any, _context: Any) -> Any:
-        if (
-            not isinstance(node, exp.Select)
-            or node.is_star
-            or any(node.args.get(key) for key in node.args.keys() - PLAIN)
-        ):
-            return node
-        by_text: dict[str, list[Any]] = {}
-        for projection in node.expressions:
-            if found := look_up(projection):
-                by_text.setdefault(found.this.sql(), []).append(found)
-        shared = [found for found in by_text.values() if len(found) >= FEWEST_SHARED]
-        source = node.args.get("from_")
-        if not shared or source is None or not isinstance(source.this, exp.Table | exp.Subquery):
-            return node
-        inner = exp.Select(expressions=[exp.Star()], from_=source, where=node.args.get("where"))
-        for number, found in enumerate(shared):
-            paths = exp.Array(expressions=[one.expression for one in found])
-            read = exp.Anonymous(this="json_extract", expressions=[found[0].this.copy(), paths])
-            inner.append("expressions", exp.alias_(read, f"__read{number}"))
-            for index, one in enumerate(found, 1):
-                column = exp.column(f"__read{number}")
-                part = exp.Anonymous(this="list_extract", expressions=[column, exp.Literal.number(index)])
-                if isinstance(one, exp.JSONExtractScalar):
-                    one.set("this", part)
-                    one.set("expression", exp.JSONPath(expressions=[exp.JSONPathRoot()]))
-                else:
-                    one.replace(part)
-        node.set("where", None)
-        node.set(
-            "from_",
-            exp.From(
-                this=exp.Subquery(
-                    this=inner, alias=exp.TableAlias(this=exp.to_identifier(source.alias_or_name or "__source"))
-                )
-            ),
-        )
-        return node
-
-    NODE_RULES.append(share)
-
-
-PLAIN = {"with_", "expressions", "from_", "where"}
-"""Parts of a SELECT that reads one thing."""
-FEWEST_SHARED = 3
-
-COLUMNS = """
-FROM {lake}.ducklake_column AS c
-JOIN {lake}.ducklake_table AS t ON t.table_id = c.table_id AND t.end_snapshot IS NULL
-JOIN {lake}.ducklake_schema AS s ON s.schema_id = t.schema_id AND s.end_snapshot IS NULL
-WHERE s.schema_name = ? AND t.table_name = ? AND c.end_snapshot IS NULL AND c.parent_column IS NULL"""
-
-LOOK_UP = """
-WITH dataset AS (SELECT schema_id FROM {lake}.ducklake_schema WHERE end_snapshot IS NULL AND schema_name = $1)
-SELECT table_name, 'TABLE', coalesce(record_count, 0)
-FROM {lake}.ducklake_table
-JOIN dataset USING (schema_id)
-LEFT JOIN {lake}.ducklake_table_stats USING (table_id)
-WHERE end_snapshot IS NULL AND table_name = coalesce($2, table_name)
-UNION ALL
-SELECT view_name, 'VIEW', 0
-FROM {lake}.ducklake_view
-JOIN dataset USING (schema_id)
-WHERE end_snapshot IS NULL AND view_name = coalesce($2, view_name)
-ORDER BY 1
-"""
 
 
 def end_lost_jobs() -> None:
