@@ -62,8 +62,9 @@ def quick_columns() -> None:
 
     slow = database.fetch
     listed = "FROM duckdb_columns() WHERE database_name = ? AND schema_name = ? AND table_name = ? AND"
+    required = f"SELECT column_name {listed} NOT is_nullable"
     quick = {
-        f"SELECT column_name {listed} NOT is_nullable": f"SELECT column_name {COLUMNS} AND NOT c.nulls_allowed",
+        required: f"SELECT column_name {COLUMNS} AND NOT c.nulls_allowed",
         f"SELECT 1 {listed} column_name = ?": f"SELECT 1 {COLUMNS} AND column_name = ?",
     }
 
@@ -75,6 +76,8 @@ def quick_columns() -> None:
 
         @staticmethod
         def fetch(sql: str, parameters: Any = None) -> Any:
+            if sql == required and parameters[0] == "emulator":
+                return []  # a query's result: its columns may all be NULL
             if sql in quick and parameters[0] != "emulator":
                 lake = database.quote(f"__ducklake_metadata_{parameters[0]}")
                 try:
