@@ -6,6 +6,7 @@ the other FLOAT64 (SQL would round the INT64).
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -105,12 +106,12 @@ def policy_statement(
     policy = typed.policy
     writer = _Writer(typed, parameters, lists, columns, list_table)
     resolved = [policy.resolved(rule.when) for rule in policy.rules]
-    tests: dict[Leaf, str] = {}
-    for when in resolved:
-        for leaf in leaves(when):
-            tests.setdefault(leaf, f"c{len(tests)}")
+    counts = Counter(leaf for when in resolved for leaf in leaves(when))
+    shared = {leaf: f"shared_{number}" for number, leaf in enumerate(each for each in counts if counts[each] > 1)}
+    tests = {leaf: shared.get(leaf) or writer.leaf(leaf) for leaf in counts}
     kept = ", ".join(keep)
-    conditions = "".join(f",\n    {writer.leaf(leaf)} AS {name}" for leaf, name in tests.items())
+    conditions = "".join(f",\n    {writer.leaf(leaf)} AS {name}" for leaf, name in shared.items())
+    tested = f"tested AS (\n  SELECT *{conditions}\n  FROM {source}\n),\n" if shared else ""
     rules = "".join(f",\n    {_logic(when, tests)} AS rule_{number}" for number, when in enumerate(resolved))
     score = " + ".join(
         ["0", *(f"IF(rule_{number}, {rule.score}, 0)" for number, rule in enumerate(policy.rules) if rule.score)]
@@ -157,8 +158,8 @@ def policy_statement(
         last = "flagged"
         flagged = f"flagged AS (\n  SELECT {kept}{bits}\n  FROM ruled\n),\n"
     return (
-        f"WITH tested AS (\n  SELECT {kept}{conditions},\n    {missing} AS missing\n  FROM {source}\n),\n"
-        f"ruled AS (\n  SELECT {kept}, missing{rules}\n  FROM tested\n),\n"
+        f"WITH {tested}ruled AS (\n  SELECT {kept},\n    {missing} AS missing{rules}\n"
+        f"  FROM {'tested' if shared else source}\n),\n"
         f"{flagged}scored AS (\n  SELECT *, {score} AS score, {undecided} AS undecided\n  FROM {last}\n)\n"
         f"SELECT {kept}, {level} AS level, score{answer}\nFROM scored"
     )
@@ -326,13 +327,18 @@ def _logic(expression: Expression, tests: Mapping[Leaf, str]) -> str:
         case Not(operand):
             return f"NOT ({_logic(operand, tests)})"
         case And(operands):
-            return " AND ".join(f"({_logic(each, tests)})" for each in operands)
+            return " AND ".join(_operand(each, tests) for each in operands)
         case Or(operands):
-            return " OR ".join(f"({_logic(each, tests)})" for each in operands)
+            return " OR ".join(_operand(each, tests) for each in operands)
         case Comparison() | InList():
             return tests[expression]
         case _:
             raise AssertionError(expression)
+
+
+def _operand(expression: Expression, tests: Mapping[Leaf, str]) -> str:
+    text = _logic(expression, tests)
+    return text if isinstance(expression, Comparison | InList) else f"({text})"
 
 
 @dataclass(frozen=True, slots=True)
