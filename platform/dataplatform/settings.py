@@ -40,7 +40,7 @@ STACK_FILE = "stack.json"
 _MASK = "*" * 10
 _SECRET_KEYS = {"write_keys": ("local",), "decision_keys": ("local", "second")}
 """Mappings whose keys are the secret, and the keys of these that everybody knows."""
-_SECRET = {*_SECRET_KEYS, "fraud_database", "fraud_online", "connections"}
+_SECRET = {*_SECRET_KEYS, "fraud_database", "fraud_git_remote", "fraud_online", "connections"}
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -207,13 +207,19 @@ class Settings(BaseSettings):
         0,
         ge=0,
         allow_inf_nan=False,
-        description="Requests one user of API keys may send a second to one process of the decision service, before 429; 0 for no limit.",
+        description="Requests one user of API keys may send a second to all processes of the decision service on a host, before 429; 0 for no limit.",
     )
     fraud_database: Annotated[
         str,
         _shaped(r"([a-z][a-z0-9+]*://\S*)?", "an SQLAlchemy URL, such as postgresql+pg8000://user:password@host/name"),
     ] = Field(
         "", description="SQLAlchemy URL of parameters, lists and cases; empty: a SQLite file in `<data_dir>/fraud`."
+    )
+    fraud_git_remote: Annotated[
+        str, _shaped(r"([^\s-]\S*)?", "a Git URL, such as https://github.com/company/data-platform.git")
+    ] = Field(
+        "",
+        description="Git repository that gets the branch `parameters-live` with every version of parameters that went live; empty: none but that in `<data_dir>/fraud/parameters`.",
     )
     fraud_online: Annotated[
         str, _shaped(r"((rediss?|unix)://\S*)?", "a URL of Redis, such as rediss://user:password@host:6379/0")
@@ -386,7 +392,7 @@ def _shown(name: str, value: Any) -> str:
         value = [(key if key in _SECRET_KEYS[name] else _MASK, source) for key, source in value.items()]
     elif isinstance(value, dict):
         value = [(key, ", ".join(one) or "none" if isinstance(one, list) else one) for key, one in value.items()]
-    elif name in ("fraud_database", "fraud_online"):  # passwords stand before the host or among the options
+    elif name in ("fraud_database", "fraud_git_remote", "fraud_online"):  # passwords stand before the host or among the options
         value = re.sub(r"(?<=//)\S*@", f"{_MASK}@", re.sub(r"\?.*", f"?{_MASK}", value))
     if isinstance(value, list):
         return ", ".join(f"{key}={one}" for key, one in value) or "none"

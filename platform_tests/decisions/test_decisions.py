@@ -19,6 +19,7 @@ import pytest
 from dataplatform.decisions.backtests import Backtests, Question
 from dataplatform.decisions.http import Door
 from dataplatform.decisions.judge import BadRequestError, Record, record_of, replay
+from dataplatform.decisions.rates import SharedRates
 from dataplatform.decisions.service import DecisionService
 from dataplatform.decisions.sources import state_path
 from dataplatform.fraud.backtest import make_empty
@@ -296,7 +297,8 @@ def grant(service):
 
 
 def test_a_threshold_is_in_force_within_a_second(tmp_path):
-    service, other = Service(tmp_path), Service(tmp_path)
+    service = Service(tmp_path)
+    other = Service(tmp_path, DATAPLATFORM_FRAUD_GIT_REMOTE=str(tmp_path / "nothing.git"))
     fill(service.settings)
     service.start()
     other.start()
@@ -348,6 +350,17 @@ def test_a_threshold_is_in_force_within_a_second(tmp_path):
         record = httpx.get(f"{service.url}/v1/decisions/after", headers=HEADERS).content
         trace = replay(msgspec.json.decode(record, type=Record), CATALOG.policies["transfer"])
         assert (trace.decision.score, trace.parameters["many_receivers"]) == (40, 20)
+        # Nobody asked for the Git copy, and where its remote is gone decisions go on and that is told.
+        copied = tmp_path / "fraud" / "parameters" / "schemas" / "parameters" / "transfer.yaml"
+        while not (copied.exists() and "version: 3" in copied.read_text()):
+            assert time.monotonic() - began < 15
+            time.sleep(0.05)
+        while (said := httpx.get(f"{other.url}/healthz").json()["git_copy"]) == "ok":
+            assert time.monotonic() - began < 15
+            time.sleep(0.05)
+        assert "ls-remote" in said and httpx.get(f"{service.url}/healthz").json()["git_copy"] == "ok"
+        assert "fraud_git_copy_failed 1" in httpx.get(f"{other.url}/metrics").text
+        assert ask(other, body("without a copy")).json()["versions"]["parameters"] == 3
     finally:
         service.stop()
         other.stop()
@@ -697,3 +710,18 @@ def test_a_landing_that_failed_is_repeated_with_the_next(tmp_path):
     asyncio.run(run())
     landed = Service(tmp_path).landed()
     assert {name: len(answers) for name, answers in landed.items()} == {"lost": 1, "next": 1}
+
+
+def test_processes_count_a_users_requests_together(tmp_path):
+    """However a user's requests are spread over the processes of a host, and also after it was started again."""
+    one, two = (SharedRates(tmp_path, ["a", "b"], 10.0) for _ in range(2))
+    now = 1000.0
+    taken = [each.wait("a", now) == 0 for _ in range(10) for each in (one, two)]
+    assert taken == [True] * 10 + [False] * 10
+    assert two.wait("a", now) == pytest.approx(0.1) and two.wait("b", now) == 0
+    # At twice the allowed rate for ten seconds, one half is refused.
+    passed = sum(each.wait("a", now + n / 10) == 0 for n in range(1, 101) for each in (one, two))
+    assert passed == 100
+    assert [each.wait("a", 5.0) for each in (one, two)] == [0, 0]  # the clock began anew
+    slow = SharedRates(tmp_path, ["a", "b"], 0.5)
+    assert slow.wait("a", now) == 0 and slow.wait("a", now + 1.9) > 0 and slow.wait("a", now + 2.0) == 0

@@ -8,6 +8,7 @@ from dataplatform.fraud import parameter_commands
 from dataplatform.fraud.parameter_commands import lists, parameters
 from dataplatform.fraud.parameters import NotAllowedError, ParameterStore, UnknownVersionError
 from dataplatform.fraud.policies import parse_policy
+from dataplatform.settings import get_settings
 
 POLICY = """\
 policy: transfer
@@ -25,6 +26,8 @@ def run(tmp_path, monkeypatch):
     policies = {"transfer": parse_policy(POLICY)}
     store = ParameterStore(f"sqlite:///{tmp_path / 'p.sqlite'}", policies)
     monkeypatch.setattr(parameter_commands, "open_store", lambda: store)
+    settings = get_settings().model_copy(update={"data_dir": tmp_path / "data"})
+    monkeypatch.setattr(parameter_commands, "get_settings", lambda: settings)
 
     def run(group, *arguments):
         return CliRunner().invoke(group, arguments, catch_exceptions=False).output
@@ -46,6 +49,8 @@ def test_a_threshold_from_draft_to_git(run, tmp_path):
     assert "wrote" in run(parameters, "export", str(tmp_path / "copy"))
     assert "version 3" in run(parameters, "rollback", "transfer", "--reason", "Over.", "--as", "ed")
     assert run(parameters, "history", "transfer").count("\n") == 4
+    copied = tmp_path / "data" / "fraud" / "parameters" / "schemas" / "parameters"
+    assert "version: 3" in (copied / "transfer.yaml").read_text() and (copied / "transfer" / "2.yaml").exists()
 
 
 def test_lists(run):

@@ -7,13 +7,13 @@ import pytest
 from dataplatform.contracts.errors import ContractError
 from dataplatform.errors import PlatformError
 from dataplatform.fraud.cases import CaseAlert, CaseDecision, Cases
+from dataplatform.fraud.git_copy import export_live
 from dataplatform.fraud.parameters import (
     ConflictError,
     NotAllowedError,
     ParameterStore,
     UnknownVersionError,
     database_url,
-    export_live,
 )
 from dataplatform.fraud.policies import parse_policy
 

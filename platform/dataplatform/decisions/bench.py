@@ -59,6 +59,11 @@ class Benches:
             self.reachable = False
         return False
 
+    @property
+    def live_versions(self) -> Mapping[str, int]:
+        """By policy, the version of its parameters that is live; empty while the store was never reached."""
+        return {name: each.live.version for name, each in self._snapshot.policies.items()} if self._snapshot else {}
+
     async def watch(self) -> None:
         """Look at the store for ever."""
         while True:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from functools import partial
 from math import ceil
-from time import monotonic
 from typing import Any
 from urllib.parse import unquote
 
@@ -24,19 +23,18 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ..collector.http import Limits, Request, Server, Slot
-from ..collector.keys import RateLimit
 from ..collector.problems import Refusal
 from ..contracts.errors import ContractError
 from ..errors import PlatformError
 from ..fraud.backtest import backtest_of
 from ..fraud.facts import FactProblem
+from ..fraud.git_copy import git_copy
 from ..fraud.parameters import (
     ConflictError,
     NotAllowedError,
     ParameterStore,
     ParameterVersion,
     UnknownVersionError,
-    git_copy,
 )
 from ..fraud.values import ValueProblem, micros
 from ..settings import Settings
@@ -44,6 +42,7 @@ from .backtests import Backtests, Question, check_period
 from .cases import CaseRoutes
 from .judge import BadRequestError, digest_of, replay
 from .openapi import document
+from .rates import SharedRates
 from .service import DecisionService
 
 MAX_BODY = 1 << 20
@@ -70,7 +69,8 @@ class Door:
         self.keys = {key.encode(): name for key, name in settings.decision_keys.items()}
         self.server = Server(self, Limits(MAX_BODY, REQUEST_SECONDS, IDLE_SECONDS, MAX_CONNECTIONS), _worded)
         each_second = settings.decision_requests_per_second
-        self.rates = RateLimit(each_second, max(1.0, each_second))
+        shared = settings.data_dir / "fraud"
+        self.rates = SharedRates(shared, self.keys.values(), each_second) if each_second else None
         self._tasks: set[asyncio.Task[None]] = set()
         self.others = Starlette(
             routes=[
@@ -121,7 +121,7 @@ class Door:
         guarded = url.startswith(b"/v1/")
         if guarded and client is None:
             _give(slot, *_problem(401, "An API key is needed.", "send it in the header X-API-Key"))
-        elif guarded and self.rates.per_second and (wait := self._wait(client or "")):
+        elif guarded and self.rates is not None and (wait := self.rates.wait(client or "")):
             self.service.counts["refused_429"] = self.service.counts.get("refused_429", 0) + 1
             title = f"More than {self.rates.per_second:g} requests a second of one user."
             _give(slot, *_problem(429, title, "send it again after Retry-After", retry_after=ceil(wait)))
@@ -134,14 +134,6 @@ class Door:
             task = asyncio.get_running_loop().create_task(self._by_starlette(slot, request, client))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-
-    def _wait(self, client: str) -> float:
-        """Seconds until a client may ask again; 0 where this request is counted."""
-        now = monotonic()
-        wait = self.rates.wait(client, now)
-        if not wait:
-            self.rates.spend(client, 1, now)
-        return wait
 
     def _client(self, headers: Mapping[bytes, bytes]) -> str | None:
         key = headers.get(b"x-api-key")
@@ -208,8 +200,9 @@ class Door:
 
     async def health(self, _: HttpRequest) -> Response:
         benches = self.service.benches
+        failed = self.service.copy.failed
         state = {"status": "ok" if benches.reachable else "degraded", "generation": benches._generation}
-        return JSONResponse(state)
+        return JSONResponse(state | {"git_copy": failed or "ok"})
 
     async def metrics(self, _: HttpRequest) -> Response:
         lines = ["# TYPE fraud_decisions_total counter"]
@@ -217,6 +210,7 @@ class Door:
         lines += ["# TYPE fraud_commits_total counter", f"fraud_commits_total {self.service.answers.commits}"]
         lines += ["# TYPE fraud_parameters_reachable gauge"]
         lines += [f"fraud_parameters_reachable {int(self.service.benches.reachable)}"]
+        lines += ["# TYPE fraud_git_copy_failed gauge", f"fraud_git_copy_failed {int(bool(self.service.copy.failed))}"]
         return PlainTextResponse("\n".join(lines) + "\n")
 
     async def openapi(self, _: HttpRequest) -> Response:

@@ -17,6 +17,7 @@ from ..landing import open_landing
 from ..settings import Settings
 from .answers import Answers, BusyError, Kept
 from .bench import Benches
+from .copies import LiveCopy
 from .judge import (
     Answer,
     BadRequestError,
@@ -62,6 +63,7 @@ class DecisionService:
         self.settings = settings
         self.catalog = catalog or load_catalog(settings.schemas_dir)
         self.benches = Benches(settings, self.catalog)
+        self.copy = LiveCopy(settings, self.benches)
         self.sources = sources or open_sources(settings, self.catalog.entities)
         self.answers = Answers(settings.data_dir / "fraud" / "answers.sqlite", open_landing(settings, STREAM))
         self.counts: dict[str, int] = {}
@@ -73,7 +75,8 @@ class DecisionService:
         await asyncio.to_thread(self.answers.read_back, _landed_request)
         await asyncio.to_thread(self.answers.land_again)
         await asyncio.to_thread(self.benches.load)
-        self._tasks = [asyncio.create_task(self.benches.watch()), asyncio.create_task(self.answers.keep_landing())]
+        for keep in (self.benches.watch(), self.answers.keep_landing(), self.copy.watch()):
+            self._tasks.append(asyncio.create_task(keep))
 
     async def stop(self) -> None:
         """Answer all who wait, finish the files."""

@@ -9,7 +9,8 @@ from ..errors import PlatformError
 from ..settings import get_settings
 from .catalog import load_catalog
 from .facts import assignments
-from .parameters import ROLES, ParameterStore, database_url, export_live
+from .git_copy import GitCopyError, commit_live, export_live
+from .parameters import ROLES, ParameterStore, database_url
 from .values import ValueProblem, micros, time_text
 
 AS = click.option(
@@ -23,6 +24,15 @@ def open_store() -> ParameterStore:
     settings = get_settings()
     catalog = load_catalog(settings.schemas_dir)
     return ParameterStore(database_url(settings.fraud_database, settings.data_dir), catalog.policies)
+
+
+def _copy(store: ParameterStore) -> None:
+    """Write the Git copy at once; where that fails the decision service tries again, and this command has done its work."""
+    settings = get_settings()
+    try:
+        commit_live(store, settings.data_dir / "fraud" / "parameters", settings.fraud_git_remote)
+    except GitCopyError as error:
+        click.echo(f"the Git copy was not written: {error}", err=True)
 
 
 @click.group()
@@ -83,8 +93,11 @@ def approve(policy: str, version: int, user: str) -> None:
 @AS
 def advance(policy: str, version: int, state: str, percent: int | None, user: str) -> None:
     """Move a version forward."""
-    done = open_store().advance(policy, version, state, by=user, share_percent=percent or 0)
+    store = open_store()
+    done = store.advance(policy, version, state, by=user, share_percent=percent or 0)
     click.echo(f"version {version} of {policy} is {done.state}")
+    if done.state == "live":
+        _copy(store)
 
 
 @parameters.command()
@@ -95,8 +108,10 @@ def advance(policy: str, version: int, state: str, percent: int | None, user: st
 @AS
 def rollback(policy: str, to: int | None, base: int | None, reason: str, user: str) -> None:
     """The values before, live again at once."""
-    made = open_store().rollback(policy, by=user, reason=reason, to=to, base_version=base)
+    store = open_store()
+    made = store.rollback(policy, by=user, reason=reason, to=to, base_version=base)
     click.echo(f"version {made.version} of {policy} is live")
+    _copy(store)
 
 
 @parameters.command()
@@ -122,7 +137,7 @@ def history(policy: str | None) -> None:
 @parameters.command("export")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=Path("schemas/parameters"))
 def export(folder: Path) -> None:
-    """Write what is live (POLICY.yaml) and all that ever was (POLICY/VERSION.yaml), to be committed."""
+    """Write what is live (POLICY.yaml) and all that ever was (POLICY/VERSION.yaml) into a folder of your own."""
     for file in export_live(open_store(), folder):
         click.echo(f"wrote {file}")
 

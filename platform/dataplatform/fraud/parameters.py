@@ -645,52 +645,6 @@ def check_text(text: str, what: str, where: str, longest: int = MAX_TEXT) -> str
     return text
 
 
-def print_version(version: ParameterVersion, typed: TypedPolicy) -> str:
-    """A version as the YAML text that is kept in Git."""
-    import io
-
-    from ruamel.yaml import YAML
-
-    units = {parameter.name: parameter.unit for parameter in typed.policy.parameters}
-    root = {
-        "policy": version.policy,
-        "version": version.version,
-        "author": version.author,
-        "approved_by": version.approved_by,
-        "reason": version.reason,
-        "created_at": time_text(version.created_at),
-        "live_at": None if version.live_at is None else time_text(version.live_at),
-        "values": {
-            name: {"value": value, "unit": units[name]} if units.get(name) else {"value": value}
-            for name, value in version.values.items()
-        },
-    }
-    out = io.StringIO()
-    YAML().dump(root, out)
-    return out.getvalue()
-
-
-def git_copy(store: ParameterStore, policy: str) -> dict[str, str]:
-    """Texts of a policy's versions by file: `<policy>.yaml` is the one live now, `<policy>/<version>.yaml` each that ever was."""
-    once = [each for each in store.versions(policy) if each.live_at is not None]
-    typed = store.policies[policy]
-    files = {f"{policy}/{each.version}.yaml": print_version(each, typed) for each in reversed(once)}
-    return files | {f"{policy}.yaml": print_version(each, typed) for each in once if each.state == "live"}
-
-
-def export_live(store: ParameterStore, folder: Path) -> list[Path]:
-    """Write `git_copy` of every policy into a folder, for a commit; gives the files that changed."""
-    changed = []
-    for policy in sorted(store.policies):
-        for name, text in git_copy(store, policy).items():
-            file = folder / name
-            if not file.exists() or file.read_text(encoding="utf-8") != text:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(text, encoding="utf-8")
-                changed.append(file)
-    return changed
-
-
 def _version(row: Any) -> ParameterVersion:
     return ParameterVersion(**row._mapping)
 
