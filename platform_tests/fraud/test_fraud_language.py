@@ -168,3 +168,34 @@ def test_contracts_check_tells_undeclared_names_of_policies_and_features(tmp_pat
             told.exit_code == 1 and f"{file}:" in told.stderr and f"write {right.removeprefix('of: ')}" in told.stderr
         )
         (schemas / file).write_text(text)
+
+
+def test_one_check_tells_what_is_wrong_in_policies_features_and_contracts(tmp_path):
+    """A mistake in one file, or in one part of it, does not hide those that do not rest on it."""
+    schemas = tmp_path / "schemas"
+    shutil.copytree(Path(__file__).parents[2] / "schemas", schemas)
+    for file, right, wrong in (
+        ("policies/transfer.yaml", "sender.receivers_24h", "sender.receiverz_24h"),
+        ("policies/transfer.yaml", "event: send_transfer_pay", "event: send_transfer_pai"),
+        ("policies/transfer.yaml", "deadline_ms: 40", "deadline_ms: 0"),
+        ("policies/listing.yaml", "entities: {", "stream: {case: nobody}\nentities: {"),
+        ("policies/new_device.yaml", "unknown: ", "unknown: x"),
+        ("features/device.yaml", "aggregation: count", "aggregation: cound"),
+        ("collections/shop.articles.yaml", "collection: articles", "colection: articles"),
+    ):
+        text = (schemas / file).read_text()
+        assert right in text, (file, right)
+        (schemas / file).write_text(text.replace(right, wrong, 1))
+    told = CliRunner().invoke(contracts, ["--schemas-dir", str(schemas), "check"]).stderr
+    for wanted in (
+        "receiverz_24h",
+        "send_transfer_pai",
+        "0 is no deadline",
+        "nobody is no entity",
+        "cound",
+        "colection",
+    ):
+        assert wanted in told, (wanted, told)
+    mistakes = [line for line in told.splitlines() if ".yaml:" in line]
+    assert len(mistakes) == len(set(mistakes)) == 9
+    assert "no feature and no field of the event is called amount" not in told  # the event was meant, and has it

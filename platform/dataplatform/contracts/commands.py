@@ -48,8 +48,8 @@ def check(root: Path) -> None:
     collections, more = load_collections_leniently(root)
     sources, of_sources = load_sources_leniently(root, found)
     problems += [*more, *_unknown_owners(collections, found), *of_sources]
-    if not problems:
-        problems += _of_policies(root, found)
+    of_policies = _of_policies(root, found, {problem.file.stem for problem in problems})
+    problems += [problem for problem in of_policies if problem not in problems]
     if problems:
         for problem in problems:
             click.echo(str(problem), err=True)
@@ -63,14 +63,15 @@ def check(root: Path) -> None:
     click.echo(f"{events}{captured}{outside}: no mistakes")
 
 
-def _of_policies(root: Path, found: Contracts) -> list[Problem]:
-    """Mistakes of features and policies, which read what contracts declare."""
+def _of_policies(root: Path, found: Contracts, broken: set[str]) -> list[Problem]:
+    """Mistakes of features and policies, which read what contracts declare; files that name a contract that does not hold wait for it."""
     # By name: contracts know no domain.
     catalog = importlib.import_module("dataplatform.fraud.catalog")
     try:
         catalog.load_catalog(root, found)
     except ContractError as error:
-        return error.problems
+        texts = {problem.file: problem.file.read_text("utf-8", "replace") for problem in error.problems}
+        return [problem for problem in error.problems if not any(name in texts[problem.file] for name in broken)]
     return []
 
 

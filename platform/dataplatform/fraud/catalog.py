@@ -55,22 +55,16 @@ def load_catalog(schemas: Path, contracts: Contracts | None = None) -> Catalog:
     """
     contracts = contracts or load_contracts(schemas)
     columns = {name: event_columns(contract) for name, contract in contracts.events.items()}
-    problems: list[Problem] = []
-    entities: dict[str, EntityFeatures] = {}
     collections, broken = load_collections_leniently(schemas)
     columns |= {name: change_columns(each) for name, each in collections.contracts.items()}
-    try:
-        entities = load_entities(schemas / FEATURES_FOLDER, events=columns)
-    except ContractError as error:
-        problems += error.problems
+    entities, problems = load_entities(schemas / FEATURES_FOLDER, events=columns)
+    unread = {file.stem for file in (schemas / FEATURES_FOLDER).glob("*.yaml")} - entities.keys()
     problems += _owners(schemas / FEATURES_FOLDER, entities, contracts)
     policies: dict[str, TypedPolicy] = {}
-    if not problems:
-        # Policies read features: without these every fact of theirs would be told as unknown.
-        try:
-            policies = load_policies(schemas / POLICIES_FOLDER, events=columns, entities=entities)
-        except ContractError as error:
-            problems += error.problems
+    try:
+        policies = load_policies(schemas / POLICIES_FOLDER, events=columns, entities=entities, broken=unread)
+    except ContractError as error:
+        problems += error.problems
     if problems and broken:
         raise BrokenCollectionError(broken + problems)
     if problems:

@@ -1,6 +1,6 @@
 """Which type every fact of a policy has: declared by features and events, or inferred from what it is compared with."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -65,11 +65,13 @@ def type_policy(
     *,
     lists: Mapping[str, Kind | None] | None = None,
     declared: Mapping[str, DeclaredFact] | None = None,
+    unread: Collection[str] = (),
 ) -> tuple[TypedPolicy, list[TypeProblem]]:
     """Type every fact and find every comparison that its type forbids.
 
     `lists` gives the kind of a list's entries (None when it is empty). With `declared`, a fact that it lacks is a
-    mistake; without, types come from the comparisons alone and a conflict between two of them is the mistake.
+    mistake; without, types come from the comparisons alone and a conflict between two of them is the mistake. So it is for
+    the facts of the roles `unread` ("" for the event), whose declarations could not be read.
     """
     lists = lists or {}
     parameters = {parameter.name: parameter for parameter in policy.parameters}
@@ -80,11 +82,10 @@ def type_policy(
     types: dict[str, str] = {}
     problems: list[TypeProblem] = []
     for fact, places in uses.items():
-        if declared is not None:
-            known = declared.get(fact)
+        known = declared.get(fact) if declared is not None else None
+        if declared is not None and (known or fact.rpartition(".")[0] not in unread):
             if known is None:
-                owner, leaf = places[0]
-                problems.append(_undeclared(owner, leaf, declared))
+                problems += [_undeclared(owner, leaf, declared) for owner, leaf in places]
                 continue
             types[fact] = known.type
         else:
@@ -93,9 +94,9 @@ def type_policy(
             problem = _check(owner, leaf, types[fact], parameters, lists, places)
             if problem:
                 problems.append(problem)
-            elif declared is not None:
-                problems += _unit(owner, leaf, declared[fact], parameters)
-                problems += _value(owner, leaf, declared[fact])
+            elif known is not None:
+                problems += _unit(owner, leaf, known, parameters)
+                problems += _value(owner, leaf, known)
     return TypedPolicy(policy, types, frozenset(declared or ())), problems
 
 
@@ -205,7 +206,10 @@ def _unit(
 ) -> list[TypeProblem]:
     if not isinstance(leaf, Comparison) or not isinstance(leaf.operand, ParameterReference):
         return []
-    unit: str = parameters[leaf.operand.name].unit  # type: ignore[attr-defined]
+    parameter = parameters.get(leaf.operand.name)
+    if parameter is None:
+        return []
+    unit: str = parameter.unit  # type: ignore[attr-defined]
     if unit == fact.unit or not fact.unit:
         return []
     message = f"{leaf.fact} is in {fact.unit} and ${leaf.operand.name} in {unit or 'no unit'}"

@@ -151,8 +151,8 @@ def parse_entity(
 
 def load_entities(
     root: Path, *, events: Mapping[str, Mapping[str, DeclaredFact]] | None = None
-) -> dict[str, EntityFeatures]:
-    """All files of features below a folder, by entity; ContractError with the mistakes of all of them."""
+) -> tuple[dict[str, EntityFeatures], list[Problem]]:
+    """All files of features below a folder that hold, by entity, and the mistakes of the others."""
     found: dict[str, EntityFeatures] = {}
     problems: list[Problem] = []
     for file in sorted(root.glob("*.yaml")):
@@ -165,9 +165,7 @@ def load_entities(
             message = f"the file is called {file.stem} and the entity {entity.entity}"
             problems.append(Problem(file, 1, "entity", "name", message, f"call the file {entity.entity}.yaml"))
         found[entity.entity] = entity
-    if problems:
-        raise ContractError(problems)
-    return found
+    return found, problems
 
 
 def window_text(window: int | None) -> str:

@@ -24,6 +24,7 @@ from .tree import (
     Comparison,
     Condition,
     Kind,
+    Leaf,
     Level,
     Parameter,
     ParameterReference,
@@ -173,6 +174,13 @@ def _read(
     declared: Mapping[str, DeclaredFact] | None,
     strict: bool,
 ) -> TypedPolicy:
+    typed = _typed(document, _untyped(document, strict=strict), lists=lists, declared=declared, strict=strict)
+    document.raise_problems()
+    return typed
+
+
+def _untyped(document: Document, *, strict: bool) -> Policy:
+    """What of the file could be read; mistakes are noted."""
     root = document.root
     document.keys((), root, POLICY_KEYS)
     name = document.text((), root, "policy", required=True)
@@ -181,7 +189,7 @@ def _read(
     parameters = _parameters(document, root.get("parameters"), strict=strict)
     conditions = _conditions(document, root.get("conditions"))
     rules = _rules(document, root.get("rules"), strict=strict)
-    policy = Policy(
+    return Policy(
         name=name,
         event=event,
         unknown=_level(document, (), root, "unknown", required=True) or "pass",
@@ -196,18 +204,30 @@ def _read(
         fallback=_level(document, (), root, "fallback"),
         stream=_stream(document, root.get("stream")),
     )
+
+
+def _typed(
+    document: Document,
+    policy: Policy,
+    *,
+    lists: Mapping[str, Kind | None] | None,
+    declared: Mapping[str, DeclaredFact] | None,
+    strict: bool,
+    unread: Collection[str] = (),
+) -> TypedPolicy:
+    """The policy with types. It holds only where no mistake is noted; what rests on another mistake is not told.
+
+    `unread` as in `type_policy`.
+    """
     _check_references(document, policy)
     if strict:
         _check_effect(document, policy)
-    if any(problem.code in ("unknown_parameter", "unknown_condition") for problem in document.problems):
-        document.raise_problems()
-    typed, problems = type_policy(policy, lists=lists, declared=declared)
+    typed, problems = type_policy(policy, lists=lists, declared=declared, unread=unread)
     places = [index for index, _ in _indexed_rules(document, policy)]
     for problem in problems:
         _report_type(document, problem, places)
-    if strict and not document.problems:
+    if strict:
         _check_reachable(document, typed)
-    document.raise_problems()
     return typed
 
 
@@ -451,23 +471,13 @@ def _check_references(document: Document, policy: Policy) -> None:
                 f"no condition is called {name} (character {at + 1})",
                 f"write {near}" if near else f"add it to conditions, or compare it, such as {name} = TRUE",
             )
-        if any(reference.name not in {each.name for each in policy.conditions} for reference in references(rule.when)):
-            _mark_broken(document)
-
-
-def _mark_broken(document: Document) -> None:
-    """A rule that names a broken condition cannot be typed: tell what was found until now."""
-    if document.problems:
-        document.raise_problems()
 
 
 def _check_parameters(document: Document, path: tuple[Step, ...], tests: list[Any], known: set[str]) -> None:
     written = {str(name) for name in document.root.get("parameters") or ()}
     for test in tests:
-        if not isinstance(test, Comparison) or not isinstance(test.operand, ParameterReference):
-            continue
-        name = test.operand.name
-        if name in known or name in written:
+        name = _parameter_of(test)
+        if name is None or name in known or name in written:
             continue
         near = suggestion(name, known)
         document.report(
@@ -476,6 +486,12 @@ def _check_parameters(document: Document, path: tuple[Step, ...], tests: list[An
             f"no parameter is called ${name}",
             f"write ${near}" if near else f"add {name} to parameters",
         )
+
+
+def _parameter_of(test: Leaf) -> str | None:
+    """The parameter that a comparison compares with."""
+    operand = test.operand if isinstance(test, Comparison) else None
+    return operand.name if isinstance(operand, ParameterReference) else None
 
 
 def _indexed_rules(document: Document, policy: Policy) -> list[tuple[int, Rule]]:
@@ -504,9 +520,21 @@ def _check_effect(document: Document, policy: Policy) -> None:
 
 
 def _check_reachable(document: Document, typed: TypedPolicy) -> None:
-    values = typed.policy.defaults()
-    for index, rule in _indexed_rules(document, typed.policy):
-        reason = contradiction(typed.policy.resolved(rule.when), typed.types, values)
+    """Rules that contradict themselves, of those in which, and in whose conditions and parameters, there is no other mistake."""
+    policy = typed.policy
+    wrong = {problem.path.removesuffix(".when") for problem in document.problems}
+    wrong_parameters = {path.split(".")[1] for path in wrong if path.startswith("parameters.")}
+    known = {condition.name for condition in policy.conditions if f"conditions.{condition.name}" not in wrong}
+    values = policy.defaults()
+    for index, rule in _indexed_rules(document, policy):
+        if f"rules[{index}]" in wrong or any(reference.name not in known for reference in references(rule.when)):
+            continue
+        when = policy.resolved(rule.when)
+        used = {name for test in leaves(when) if (name := _parameter_of(test)) is not None}
+        facts = {test.fact for test in leaves(when)}
+        if used & wrong_parameters or not used <= values.keys() or not facts <= typed.types.keys():
+            continue
+        reason = contradiction(when, typed.types, values)
         if reason:
             document.report(
                 ("rules", index, "when"), "cannot_fire", f"{rule.name} can never fire: {reason}", "change a comparison"
@@ -531,53 +559,74 @@ def _report_type(document: Document, problem: TypeProblem, places: list[int]) ->
 
 
 def load_policies(
-    root: Path, *, events: Mapping[str, Mapping[str, DeclaredFact]], entities: Mapping[str, EntityFeatures]
+    root: Path,
+    *,
+    events: Mapping[str, Mapping[str, DeclaredFact]],
+    entities: Mapping[str, EntityFeatures],
+    broken: Collection[str] = (),
 ) -> dict[str, TypedPolicy]:
     """All policies below a folder, by name, checked against events (by event or collection, what its columns are) and the features of entities.
 
-    ContractError with the mistakes of all files.
+    ContractError with the mistakes of all files. The entities `broken` are there, but what features they have is not known.
     """
     found: dict[str, TypedPolicy] = {}
     problems: list[Problem] = []
     for file in sorted(root.glob("*.yaml")):
         try:
             document = read_document(file)
-            declared = _declared(document, events, entities)
-            typed = _read(document, lists=None, declared=declared, strict=True)
-            _check_stream(document, typed.policy, events, entities)
-            _check_one_decides(document, typed.policy, found.values())
         except ContractError as error:
             problems.extend(error.problems)
             continue
-        if typed.policy.name != file.stem:
-            message = f"the file is called {file.stem} and the policy {typed.policy.name}"
-            fix = f"call the file {typed.policy.name}.yaml"
-            problems.append(Problem(file, document.line(("policy",)), "policy", "name", message, fix))
-        found[typed.policy.name] = typed
+        declared, unread = _declared(document, events, entities, broken)
+        policy = _untyped(document, strict=True)
+        _check_stream(document, policy, events, entities, unread)
+        _check_one_decides(document, policy, found.values())
+        typed = _typed(document, policy, lists=None, declared=declared, strict=True, unread=unread)
+        if policy.name and policy.name != file.stem:
+            message = f"the file is called {file.stem} and the policy {policy.name}"
+            document.report(("policy",), "name", message, f"call the file {policy.name}.yaml")
+        problems += sorted(document.problems, key=lambda problem: problem.line)
+        if not document.problems:
+            found[policy.name] = typed
     if problems:
         raise ContractError(problems)
     return found
 
 
 def _declared(
-    document: Document, events: Mapping[str, Mapping[str, DeclaredFact]], entities: Mapping[str, EntityFeatures]
-) -> dict[str, DeclaredFact]:
-    """The facts that a policy's event and entities give; what it names and is not there is noted."""
+    document: Document,
+    events: Mapping[str, Mapping[str, DeclaredFact]],
+    entities: Mapping[str, EntityFeatures],
+    broken: Collection[str],
+) -> tuple[dict[str, DeclaredFact], set[str]]:
+    """The facts that a policy's event and entities give, and the roles ("" for the event) whose facts are not known.
+
+    What it names and is not there is noted, and read as what was probably meant: its facts are none of the mistakes.
+    """
+    unread = set()
     event = str(document.root.get("event", ""))
-    facts = {name: fact for name, fact in events.get(event, {}).items() if fact.type not in ("REPEATED", "JSON")}
     if event not in events:
         near = suggestion(event, events)
         fix = f"write {near}" if near else "add its contract to schemas/events or schemas/collections"
         document.report(("event",), "unknown_event", f"no event or collection is called {event}", fix)
+        event = near
+    if event not in events:
+        unread.add("")
+    facts = {name: fact for name, fact in events.get(event, {}).items() if fact.type not in ("REPEATED", "JSON")}
     roles = document.root.get("entities")
-    for role, name in roles.items() if isinstance(roles, Mapping) else ((each, each) for each in entities):
-        if name not in entities:
-            near = suggestion(str(name), entities)
+    named = roles.items() if isinstance(roles, Mapping) else ((each, each) for each in (*entities, *broken))
+    for role, name in named:
+        meant = str(name)
+        if meant not in entities and meant not in broken:
+            near = suggestion(meant, entities)
             fix = f"write {near}" if near else "declare it in schemas/features"
             document.report(("entities", str(role)), "unknown_entity", f"no entity is called {name}", fix)
-            continue
-        facts |= entities[name].facts(str(role))
-    return facts
+            meant = near
+        if meant in entities:
+            facts |= entities[meant].facts(str(role))
+        else:
+            unread.add(str(role))
+    return facts, unread
 
 
 def key_columns(policy: Policy, columns: Collection[str], entities: Mapping[str, EntityFeatures]) -> dict[str, str]:
@@ -604,14 +653,16 @@ def _check_stream(
     policy: Policy,
     events: Mapping[str, Mapping[str, DeclaredFact]],
     entities: Mapping[str, EntityFeatures],
+    unread: Collection[str],
 ) -> None:
-    columns = events[policy.event]
+    columns = events.get(policy.event)
+    if columns is None:
+        return
     stream = policy.stream
     if stream is None:
         if "." in policy.event:
             fix = "add stream: {case: <role>}: changes of a collection are known after they happened"
             document.report(("event",), "needs_stream", f"{policy.event} is a collection", fix)
-        document.raise_problems()
         return
     roles = key_columns(policy, columns, entities)
     for role, column in stream.keys:
@@ -619,13 +670,12 @@ def _check_stream(
             near = suggestion(column, columns)
             fix = f"write {near}" if near else "see the contract of the event or collection"
             document.report(("stream", "keys", role), "unknown_column", f"{policy.event} has no {column}", fix)
-        if role not in roles:
+        if role not in roles and role not in unread:
             document.report(("stream", "keys", role), "unknown_role", f"{role} is no entity here", "see entities")
-    if stream.case not in roles:
+    if stream.case not in roles and stream.case not in unread:
         message = f"{stream.case} is no entity whose key {policy.event} has"
         fix = f"one of {', '.join(roles)}, or name its column: keys: {{{stream.case}: …}}"
         document.report(("stream", "case"), "unknown_role", message, fix)
-    document.raise_problems()
 
 
 def _check_one_decides(document: Document, policy: Policy, others: Iterable[TypedPolicy]) -> None:
@@ -636,7 +686,6 @@ def _check_one_decides(document: Document, policy: Policy, others: Iterable[Type
         if other.policy.event == policy.event and other.policy.stream is None and other.policy.name != policy.name:
             message = f"{other.policy.name} decides {policy.event} as well"
             document.report(("event",), "duplicate", message, "put the rules together, or give one of them stream: …")
-    document.raise_problems()
 
 
 def _roles(document: Document, value: Any) -> tuple[tuple[str, str], ...]:
