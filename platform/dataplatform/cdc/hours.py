@@ -8,7 +8,7 @@ import gzip
 import hashlib
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -98,6 +98,18 @@ class _Content:
     @property
     def all_snapshots(self) -> list[Snapshot]:
         return [one for hour in sorted(self.snapshots) for one in self.snapshots[hour]]
+
+
+@dataclass(frozen=True)
+class _News:
+    """What was staged, folded: the greatest barrier and whether it is a new one, the partitions touched, (shape, documents), and
+    whether some may hold what is too large for a column of the right type."""
+
+    barrier: str
+    sweep: bool = False
+    buckets: Sequence[str] = ()
+    shapes: Sequence[tuple[str, int]] = ()
+    wide: bool = False
 
 
 class CollectionHours:
@@ -281,7 +293,9 @@ class CollectionHours:
                 [*shared_specs(), *(spec for one in known for spec in collection_specs(one, self.settings.policy_tag))],
             )
             self._views(known)
-            schemas, barriers = self._schemas(), self._barriers()
+            with ThreadPoolExecutor(1) as beside:
+                asked = beside.submit(self._barriers)
+                schemas, barriers = self._schemas(), asked.result()
 
             def work(contract: CollectionContract) -> Applied:
                 lease.check()
@@ -333,65 +347,78 @@ class CollectionHours:
         content = self._content(name, collection, applied.start, applied.end)
         applied.digests = dict(content.digests)
         version, root, rewrite = schemas.get(name, (0, schema.empty(), False))
-        first_time = version == 0
-        if not content.files and not content.snapshots and not first_time and not rewrite:
+        staged = bool(content.files or content.snapshots)
+        if not staged and version and not rewrite:
             applied.columns = [dict(column) for column in typed_spec(contract, root, self.settings.policy_tag).schema]
             return
-        barrier = barriers.get(name, "")
         keep = contract.deletes == "keep"
-        sweep = False
-        buckets: list[str] = []
-        shapes: list[tuple[str, int]] = []
-        wide = False
-        if content.files or content.snapshots:
-            self._load(applied, tables, content)
-            swept = [one for one in content.all_snapshots if one.sweep and one.position is not None]
-            barrier = max([barrier, *(one.position or "" for one in swept)])
-            found = self._query(applied, sql.newest_script(tables, barrier, keep_deleted=keep), "cdc_newest")
-            barrier, sweep = self._new_barriers(applied, found, swept, barrier)
-            buckets = sorted(row["value"] for row in found if row["kind"] == "bucket")
-            shapes = sorted((row["value"], row["number"]) for row in found if row["kind"] == "shape")
-            wide = any(row["kind"] == "wide" and row["number"] for row in found)
-            _count(applied, found, content)
-        pins = [Pin(one.keys, one.type, one.repeated, one.description) for one in contract.fields]
-        evolution = schema.evolve(root, seen_of(shapes), pins)
-        evolution.rewrite = (evolution.rewrite or rewrite) and not first_time
-        applied.steps = evolution.steps + (self._refused(applied, tables, evolution.root) if wide else [])
-        changed = schema.encode(evolution.root) != schema.encode(root)
-        if changed or first_time or evolution.rewrite != rewrite:
-            version += 1
-            self._keep_schema(name, version, evolution)
-        self._keep_steps(applied, version)
-        for step in applied.steps:
-            log(f"{name}: {step.step} {step.path or '/'} {step.before} → {step.after} ({step.count} values)")
-        if content.files or content.snapshots:
-            hours = {one.position: one.hour for one in content.all_snapshots if one.position and one.hour}
-            history = sql.history_sql(
-                tables, _iso(applied.start), _iso(applied.end), {at: _iso(hour) for at, hour in hours.items()}
-            )
-            raw = sql.raw_sql(tables, buckets, barrier, sweep=sweep, keep_deleted=keep)
-            with ThreadPoolExecutor(1) as beside:
-                told = beside.submit(self._query, applied, history, "cdc_history")
+        news = _News(barriers.get(name, ""))
+        with ThreadPoolExecutor(1) as beside:
+            kept = None
+            if staged:
+                self._load(applied, tables, content)
+                kept = beside.submit(self._query, applied, _history(applied, tables, content), "cdc_history")
+                news = self._fold(applied, tables, content, news.barrier)
+            evolution = self._evolve(applied, tables, news, root, rewrite=rewrite, version=version)
+            for step in applied.steps:
+                log(f"{name}: {step.step} {step.path or '/'} {step.before} → {step.after} ({step.count} values)")
+            if staged:
+                raw = sql.raw_sql(tables, news.buckets, news.barrier, sweep=news.sweep, keep_deleted=keep)
                 self._query(applied, raw, "cdc_raw")
-                told.result()
-        spec = typed_spec(contract, evolution.root, self.settings.policy_tag)
-        applied.columns = [dict(column) for column in spec.schema]
-        if evolution.rewrite:
-            applied.statement = sql.rebuild_sql(tables, evolution.root, keep_deleted=keep)
-            self._query(applied, applied.statement, "cdc_rebuild")
-            ensure(self.warehouse, [spec])
-            self._keep_schema(name, version + 1, schema.Evolution(evolution.root, []))
-        else:
-            ensure(self.warehouse, [spec])
-            if buckets or sweep:
-                applied.statement = sql.typed_sql(
-                    tables, evolution.root, buckets, barrier, sweep=sweep, keep_deleted=keep
-                )
-                self._query(applied, applied.statement, "cdc_typed")
+            self._write_typed(applied, tables, news, evolution)
+            if evolution.rewrite:
+                self._keep_schema(name, version + 2, schema.Evolution(evolution.root, []))
+            if kept is not None:
+                kept.result()
         log(
             f"{name}: {applied.changes} changes, {applied.snapshot_rows} snapshot rows, {applied.documents} documents "
             f"({applied.deletions} deleted) in {applied.partitions} partitions"
         )
+
+    def _fold(self, applied: Applied, tables: sql.Tables, content: _Content, barrier: str) -> "_News":
+        """Fold what was staged to the newest change of every document."""
+        swept = [one for one in content.all_snapshots if one.sweep and one.position is not None]
+        barrier = max([barrier, *(one.position or "" for one in swept)])
+        script = sql.newest_script(tables, barrier, keep_deleted=applied.contract.deletes == "keep")
+        found = self._query(applied, script, "cdc_newest")
+        barrier, sweep = self._new_barriers(applied, found, swept, barrier)
+        _count(applied, found, content)
+        return _News(
+            barrier,
+            sweep,
+            sorted(row["value"] for row in found if row["kind"] == "bucket"),
+            sorted((row["value"], row["number"]) for row in found if row["kind"] == "shape"),
+            any(row["kind"] == "wide" and row["number"] for row in found),
+        )
+
+    def _evolve(
+        self, applied: Applied, tables: sql.Tables, news: "_News", root: Node, *, rewrite: bool, version: int
+    ) -> schema.Evolution:
+        """The schema that also holds the news; it and its steps are kept where they are new. `rewrite`: one was begun and not ended."""
+        contract = applied.contract
+        pins = [Pin(one.keys, one.type, one.repeated, one.description) for one in contract.fields]
+        evolution = schema.evolve(root, seen_of(news.shapes), pins)
+        evolution.rewrite = (evolution.rewrite or rewrite) and version > 0
+        applied.steps = evolution.steps + (self._refused(applied, tables, evolution.root) if news.wide else [])
+        if schema.encode(evolution.root) != schema.encode(root) or not version or evolution.rewrite:
+            self._keep_schema(contract.namespace, version + 1, evolution)
+        self._keep_steps(applied)
+        return evolution
+
+    def _write_typed(self, applied: Applied, tables: sql.Tables, news: "_News", evolution: schema.Evolution) -> None:
+        """The typed table: what is new merged into it, or all of it built anew from the raw one."""
+        keep = applied.contract.deletes == "keep"
+        spec = typed_spec(applied.contract, evolution.root, self.settings.policy_tag)
+        applied.columns = [dict(column) for column in spec.schema]
+        if evolution.rewrite:
+            applied.statement = sql.rebuild_sql(tables, evolution.root, keep_deleted=keep)
+            self._query(applied, applied.statement, "cdc_rebuild")
+        ensure(self.warehouse, [spec])
+        if not evolution.rewrite and (news.buckets or news.sweep):
+            applied.statement = sql.typed_sql(
+                tables, evolution.root, news.buckets, news.barrier, sweep=news.sweep, keep_deleted=keep
+            )
+            self._query(applied, applied.statement, "cdc_typed")
 
     def _refused(self, applied: Applied, tables: sql.Tables, root: Node) -> list[Step]:
         """A conflict for every field with values of a kind that its column takes, and too large or too fine for it."""
@@ -562,9 +589,8 @@ class CollectionHours:
             name="cdc_schema",
         )
 
-    def _keep_steps(self, applied: Applied, version: int) -> None:
+    def _keep_steps(self, applied: Applied) -> None:
         """One row a step; the same steps of the same hour are not kept twice when it is applied again."""
-        del version
         if not applied.steps:
             return
         listed = ",\n  ".join(
@@ -595,18 +621,11 @@ class CollectionHours:
         ]
         if not rows:
             return
-        self.warehouse.query(
-            f"MERGE `{self.warehouse.table_id(RAW, 'hours')}` AS t\n"
-            "USING (\n"
-            "  SELECT collection, hour, @digests[OFFSET(o)] AS digest, @changes[OFFSET(o)] AS changes\n"
-            "  FROM UNNEST(@collections) AS collection WITH OFFSET AS o\n"
-            "  JOIN UNNEST(@hours) AS hour WITH OFFSET AS p ON o = p\n"
-            ") AS s\n"
-            "ON t.collection = s.collection AND t.hour = s.hour AND t.hour >= @first AND t.hour <= @last\n"
-            "WHEN MATCHED THEN UPDATE SET digest = s.digest, changes = s.changes, applied_at = CURRENT_TIMESTAMP()\n"
-            "WHEN NOT MATCHED THEN INSERT (hour, collection, digest, changes, applied_at)\n"
-            "  VALUES (s.hour, s.collection, s.digest, s.changes, CURRENT_TIMESTAMP())",
+        names = sorted({row[0] for row in rows})
+        found = self.warehouse.script(
+            sql.hours_script(self.warehouse.table_id(RAW, "hours"), self.warehouse.table_id(RAW, "schema_changes")),
             {
+                "names": names,
                 "collections": [row[0] for row in rows],
                 "hours": [row[1] for row in rows],
                 "digests": [row[2] for row in rows],
@@ -615,15 +634,16 @@ class CollectionHours:
                 "last": max(row[1] for row in rows),
             },
             name="cdc_hours",
-        )
-        progress = sql.progress_sql(
-            self.warehouse.table_id(RAW, "hours"), self.warehouse.table_id(RAW, "schema_changes")
-        )
-        names = sorted({row[0] for row in rows})
-        for row in self.warehouse.query(progress, {"collections": names}, name="cdc_progress").rows:
+        ).rows
+        for row in found:
             through = min(row["last"] + HOUR, states[row["collection"]][0].passed_at)
             state = AppliedState(through, datetime.now(UTC), row["conflicts"])
             write_applied(self.landings[row["collection"]], state)
+
+
+def _history(applied: Applied, tables: sql.Tables, content: _Content) -> str:
+    hours = {one.position: _iso(one.hour) for one in content.all_snapshots if one.position and one.hour}
+    return sql.history_sql(tables, _iso(applied.start), _iso(applied.end), hours)
 
 
 def _count(applied: Applied, found: list[dict[str, Any]], content: _Content) -> None:

@@ -626,15 +626,27 @@ CONFLICTS = ("conflict", "too_many_keys", "refused")
 """Steps of `schema_changes` that say of values that have no column."""
 
 
-def progress_sql(hours: str, schema_changes: str) -> str:
-    """Of each of `@collections`: the last of its applied hours before which none is missing, and its conflicts."""
+def hours_script(hours: str, schema_changes: str) -> str:
+    """Write down that `@hours` of `@collections` (lists side by side, within `@first` and `@last`) were applied from `@digests`, with
+    `@changes`. The rows that come back say of each of `@names`: the last of its applied hours before which none is missing, and
+    its conflicts."""
     return f"""\
+MERGE `{hours}` AS t
+USING (
+  SELECT collection, hour, @digests[OFFSET(o)] AS digest, @changes[OFFSET(o)] AS changes
+  FROM UNNEST(@collections) AS collection WITH OFFSET AS o
+  JOIN UNNEST(@hours) AS hour WITH OFFSET AS p ON o = p
+) AS s
+ON t.collection = s.collection AND t.hour = s.hour AND t.hour >= @first AND t.hour <= @last
+WHEN MATCHED THEN UPDATE SET digest = s.digest, changes = s.changes, applied_at = CURRENT_TIMESTAMP()
+WHEN NOT MATCHED THEN INSERT (hour, collection, digest, changes, applied_at)
+  VALUES (s.hour, s.collection, s.digest, s.changes, CURRENT_TIMESTAMP());
 SELECT collection, last, COALESCE(conflicts, 0) AS conflicts
 FROM (
   SELECT collection, MIN(IF(COALESCE(following > TIMESTAMP_ADD(hour, INTERVAL 1 HOUR), TRUE), hour, NULL)) AS last
   FROM (
     SELECT collection, hour, LEAD(hour) OVER (PARTITION BY collection ORDER BY hour) AS following
-    FROM `{hours}` WHERE collection IN UNNEST(@collections)
+    FROM `{hours}` WHERE collection IN UNNEST(@names)
   )
   GROUP BY collection
 )
