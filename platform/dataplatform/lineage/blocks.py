@@ -119,6 +119,7 @@ class _Reader:
         return [Statement(text)] if text else []
 
     def slice(self, start: int, end: int) -> str:
+        end = min(end, len(self.lexemes))
         if start >= end:
             return ""
         return self.text[self.lexemes[start].start : self.lexemes[end - 1].end]
@@ -138,10 +139,12 @@ class _Reader:
         return self.slice(start, self.at)
 
     def skip_end(self, *words: str) -> None:
-        """Consume `END` and the words that may follow it."""
+        """Consume `END`, the words that may follow it, and the block's label, which may be told again."""
         for word in ("END", *words):
             if self.word() == word:
                 self.at += 1
+        if self.word() not in (";", "") and self.word(1) in (";", ""):
+            self.at += 1
 
     def begin(self) -> list[Block]:
         self.at += 1
@@ -150,8 +153,6 @@ class _Reader:
             self.at += 4  # EXCEPTION WHEN ERROR THEN
             found += self.block(frozenset({"END"}))
         self.skip_end()
-        if self.word() not in (";", "") and self.word(1) in (";", ""):
-            self.at += 1  # the label again
         return found
 
     def conditional(self, kind: str, ends: frozenset[str]) -> list[Block]:

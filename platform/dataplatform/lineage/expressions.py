@@ -154,6 +154,8 @@ class Expressions:
 
     def _find_in(self, parts: list[str], scope: Scope) -> Value | None:
         first = parts[0].lower()
+        if first in scope.preferred:
+            return self._walk(scope.preferred[first], parts, 1)
         found = scope.ranges.get(first)
         if found is not None:
             if isinstance(found, Value):
@@ -308,11 +310,13 @@ class Expressions:
         kind = node.__class__
         by = (TRANSFORMATION if kind in NAVIGATION else AGGREGATION) | (MASKED if kind in MASKING else 0)
         own: Influences = {}
+        preferred, scope.preferred = scope.preferred, {}
         if kind in (exp.ArgMax, exp.ArgMin):
             add_steering(own, self.value(node.expression, scope), "SORT", node.expression)
             parts = [self.value(node.this, scope)]
         else:
             parts = [value for child in children(node) if (value := self.value(child, scope)) is not NOTHING]
+        scope.preferred = preferred
         return Mix(parts, by, keeps_fields=kind in PICKING, own=own, node=node)
 
     def _order(self, node: exp.Expr, scope: Scope) -> Value:
@@ -415,11 +419,33 @@ class Expressions:
             return value  # STRUCT<a INT64>(x) is a constructor that only names
         return Mix((value,), TRANSFORMATION, keeps_fields=True, node=node)
 
-    def _lambda(self, node: exp.Expr, scope: Scope) -> Value:
+    def _lambda(self, node: exp.Expr, scope: Scope, element: Value = NOTHING) -> Value:
+        """The body; `element` is what its first parameter stands for, the others are positions or results so far."""
         inner = Scope(scope, scope.ctes, scope.variables)
         for parameter in node.expressions:
-            inner.ranges[str(parameter.name).lower()] = NOTHING
+            inner.ranges[str(parameter.name).lower()] = element if parameter is node.expressions[0] else NOTHING
         return self.value(node.this, inner)
+
+    def _array_filter(self, node: exp.Expr, scope: Scope) -> Value:
+        array = self.value(node.this, scope)
+        own: Influences = {}
+        condition = node.expression
+        value = self._lambda(condition, scope, array) if isinstance(condition, exp.Lambda) else NOTHING
+        add_steering(own, value, "FILTER", condition)
+        return Mix((array,), TRANSFORMATION, keeps_fields=True, own=own, node=node)
+
+    def _array_transform(self, node: exp.Anonymous, scope: Scope) -> Value:
+        """ARRAY_TRANSFORM(array, element -> …)"""
+        array, function = node.expressions
+        elements = self.value(array, scope)
+        own: Influences = {}
+        add_steering(own, elements, "JOIN", array)
+        return Mix((self._lambda(function, scope, elements),), TRANSFORMATION, keeps_fields=True, own=own, node=node)
+
+    def _identifier(self, node: exp.Expr, scope: Scope) -> Value:
+        """A bare name where the parser makes no column of it: a parameter of a lambda, a column in parentheses."""
+        value = self.find([str(node.this)], scope)
+        return NOTHING if isinstance(value, Gap) else value
 
     def _parameter(self, node: exp.Expr, scope: Scope) -> Value:
         name = "?" if isinstance(node, exp.Placeholder) else f"@{node.name.lower()}"
@@ -431,16 +457,28 @@ class Expressions:
         """A function that the parser has no class of: one of ours through its body, else all arguments feed the result."""
         function = node
         path: list[str] = []
+        chained: list[exp.Expr] = []
         while isinstance(function, exp.Dot):
             if isinstance(function.expression, exp.Identifier):
                 break
-            path = _dotted(function.this)
+            if _is_path(function.this):
+                path = _dotted(function.this)
+            else:  # (x).function(y) is function(x, y)
+                chained.append(function.this)
             function = function.expression
         if not isinstance(function, exp.Anonymous):
-            return self._operation(function, scope)
+            if not chained and not isinstance(function, exp.If):  # AI.IF is no IF
+                return self._operation(function, scope)
+            by = AGGREGATION if isinstance(function, exp.AggFunc) else TRANSFORMATION
+            parts = [self.value(one, scope) for one in (*chained, *children(function))]
+            return Mix(
+                [part for part in parts if part is not NOTHING],
+                by | (MASKED if type(function) in MASKING else 0),
+                node=node,
+            )
         name = function.this
         path += str(name.this if isinstance(name, exp.Identifier) else name).split(".")
-        arguments = list(function.expressions)
+        arguments = [*chained, *function.expressions]
         routine = self.routine(path)
         key = ".".join(path).lower()
         if routine is not None and isinstance(routine.body, exp.Expr):
@@ -455,6 +493,8 @@ class Expressions:
                 self._calls.pop()
             return Mix((value,), IDENTITY, keeps_fields=True, node=node)
         last = path[-1].upper()
+        if last == "ARRAY_TRANSFORM" and len(arguments) == 2 and isinstance(arguments[1], exp.Lambda):
+            return self._array_transform(function, scope)
         package = path[0].upper() if len(path) > 1 else ""
         masked = package in PACKAGES_THAT_MASK or (not package and last in MASKING_NAMES - {"INIT", "MERGE", "EXTRACT"})
         by = AGGREGATION if package == "HLL_COUNT" and last in AGGREGATE_NAMES else TRANSFORMATION
@@ -476,6 +516,8 @@ class Expressions:
                 if declared is not None and not value.field_names():
                     value = Shaped(value, declared)
                 bound[routine.parameters[position]] = value
+        for parameter in routine.parameters:
+            bound.setdefault(parameter, NOTHING)  # its default, a constant
         return bound
 
     def table_name(self, parts: list[str]) -> str:
@@ -486,6 +528,12 @@ class Expressions:
             self.note("no_default_dataset", name)
             self.without_dataset.add(name)
         return name
+
+
+def _is_path(node: exp.Expr) -> bool:
+    return isinstance(node, exp.Identifier) or (
+        isinstance(node, exp.Dot) and isinstance(node.expression, exp.Identifier) and _is_path(node.this)
+    )
 
 
 def _dotted(node: exp.Expr) -> list[str]:
@@ -551,6 +599,8 @@ HANDLERS: dict[type, Handler] = {
     exp.Cast: Expressions._cast,
     exp.TryCast: Expressions._cast,
     exp.Lambda: Expressions._lambda,
+    exp.ArrayFilter: Expressions._array_filter,
+    exp.Identifier: Expressions._identifier,
     exp.Parameter: Expressions._parameter,
     exp.Placeholder: Expressions._parameter,
     exp.Anonymous: Expressions._call,

@@ -1,4 +1,4 @@
-"""GoogleSQL text to sqlglot's tree, with the few rewritings that let its parser take what it does not know."""
+"""GoogleSQL text to sqlglot's tree; what its parser does not take is written otherwise first (see `rewriting`)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import ParseError, SqlglotError
 
+from .rewriting import rewritten
+
 # The parser logs a warning for each statement it keeps as an opaque command; we record those ourselves, with a reason.
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
 
@@ -16,22 +18,6 @@ BIGQUERY = Dialect.get_or_raise("bigquery")
 _GENERATOR = BIGQUERY.generator(comments=False)
 MAX_EXPRESSION = 1000
 """Characters kept of an expression's text."""
-
-_PATH = r"(?:`[^`]+`|[\w-]+)(?:\.(?:`[^`]+`|[\w-]+))*"
-_FIELD = r"(?:`[^`]+`|\w+)(?:\.(?:`[^`]+`|\w+))+"
-_REPAIRS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern, re.IGNORECASE | re.DOTALL), replacement)
-    for pattern, replacement in (
-        (r"\bCREATE(\s+OR\s+REPLACE)?\s+SNAPSHOT\s+TABLE\b", r"CREATE\1 TABLE"),
-        (r"\bCREATE(\s+OR\s+REPLACE)?(\s+TEMP(?:ORARY)?)?\s+AGGREGATE\s+FUNCTION\b", r"CREATE\1\2 FUNCTION"),
-        (rf"\b((?:CLONE|COPY)\s+{_PATH})\s+(?:OPTIONS|FOR)\b.*$", r"\1"),
-        (r"\bTABLE\s*<[^()]*?>(?=\s*[,)])", "ANY TYPE"),
-        (rf"([(,]\s*(?:\w+\s*=>\s*)?)TABLE\s+({_PATH})", r"\1(SELECT * FROM \2)"),
-        (r"\bWITH\s+CONNECTION\s+DEFAULT\b", ""),
-        (r"\bCREATE(\s+OR\s+REPLACE)?\s+TEMP(?:ORARY)?\s+TABLE\s+FUNCTION\b", r"CREATE\1 TABLE FUNCTION"),
-        (rf"(,|\bJOIN)\s*({_FIELD})((?:\s+AS)?\s+\w+)??(\s+WITH\s+OFFSET)\b", r"\1 UNNEST(\2)\3\4"),
-    )
-)
 
 
 class SyntaxProblem(Exception):
@@ -47,12 +33,10 @@ def parse(text: str) -> exp.Expr:
     except SqlglotError as error:
         problem = SyntaxProblem(_one_line(error))
         node = None
-    repaired = text
-    for pattern, replacement in _REPAIRS:
-        repaired = pattern.sub(replacement, repaired)
-    if repaired != text:
+    plain = rewritten(text)
+    if plain != text:
         try:
-            return _parse(repaired)
+            return _parse(plain)
         except SqlglotError:
             pass
     if node is None:

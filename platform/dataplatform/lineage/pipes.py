@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sqlglot import exp
 
 from .lexemes import Lexeme, lexemes, split_top
 from .parsing import SyntaxProblem, parse
+from .rewriting import rows_matched
 
 _ORDERING = re.compile(r"\s+(?:ASC|DESC)(?:\s+NULLS\s+(?:FIRST|LAST))?\s*$", re.IGNORECASE)
 _JOINS = frozenset({"JOIN", "INNER", "LEFT", "RIGHT", "FULL", "CROSS"})
 _SETS = frozenset({"UNION", "INTERSECT", "EXCEPT"})
+
+
+ROWS = "__rows"
+"""Stands for the rows so far in the query that a stage is (QUERY)."""
 
 
 @dataclass(frozen=True)
@@ -127,20 +133,58 @@ def _stage(text: str) -> Stage:
         keys: list[exp.Expr] = []
         if len(pieces) > 1:
             by = re.sub(r"^\s*(?:AND\s+ORDER\s+)?BY\s+", "", pieces[1][1], flags=re.IGNORECASE)
-            keys = list(_select(", ".join(_listed(by))).expressions)
+            keys = _keys(by)
         return Stage(word, (_select(", ".join(aggregates)),) if aggregates else (), keys=tuple(keys))
     if word == "WITH":
         return Stage(word, (parse(f"{text} SELECT 1"),))
+    if not _SETS.isdisjoint(one.word for one in found[:3]):
+        return _set_operation(text, found)
     if word in _JOINS:
         return Stage("JOIN", tuple(parse(f"SELECT * FROM t {text}").args["joins"]))
     if word == "ORDER":
         return Stage(word, (parse(f"SELECT * FROM t {text}").args["order"],))
-    if word in _SETS:
-        operator = text[: text.index("(")] if "(" in text else text
-        queries = _listed(text[len(operator) :])
-        return Stage("SET_OPERATION", tuple(parse(f"SELECT 1 {operator} {query}") for query in queries))
     if word in ("PIVOT", "UNPIVOT"):
         return Stage(word, tuple(parse(f"SELECT * FROM t {text}").args["from_"].this.args["pivots"]))
+    if word == "MATCH_RECOGNIZE":
+        return Stage("QUERY", (parse(rows_matched(text[found[1].end : found[-1].start], ROWS)),))
+    if word == "CALL":
+        return _called(rest)
     if word in ("LIMIT", "TABLESAMPLE", "ASSERT", "DISTINCT"):
         return Stage(word)
     raise SyntaxProblem(f"unknown pipe operator {word}")
+
+
+def _keys(by: str) -> list[exp.Expr]:
+    """Keys of GROUP BY; of grouping sets each once."""
+    if re.match(r"\s*(?:GROUPING\s+SETS|ROLLUP|CUBE)\b", by, re.IGNORECASE):
+        group = parse(f"SELECT 1 FROM t GROUP BY {by}").args["group"]
+        return list({column.sql(): column for column in group.find_all(exp.Column)}.values())
+    return list(_select(", ".join(_listed(by))).expressions)
+
+
+def _set_operation(text: str, found: list[Lexeme]) -> Stage:
+    """`UNION ALL (query), (query)`, each of them combined with the rows so far."""
+    start = next(
+        (
+            one.start
+            for one, inner in pairwise(found)
+            if one.word == "(" and inner.word in ("SELECT", "FROM", "WITH", "(")
+        ),
+        len(text),
+    )
+    queries = _listed(text[start:])
+    return Stage("SET_OPERATION", tuple(parse(f"SELECT 1 {text[:start]} {query}") for query in queries))
+
+
+def _called(text: str) -> Stage:
+    """CALL of a table function: the rows so far are its table."""
+    name, _, rest = text.partition("(")
+    end = rest.rfind(")")
+    if end < 0:
+        raise SyntaxProblem(f"not a call: {text[:100]}")
+    arguments = rest[:end].strip()
+    rows = f"(SELECT * FROM {ROWS})"
+    given = [arguments, rows] if arguments.upper().startswith("MODEL") else [rows, arguments]
+    alias = re.sub(r"^AS\b", "", rest[end + 1 :].strip(), flags=re.IGNORECASE).strip("` ")
+    query = parse(f"SELECT * FROM {name}({', '.join(filter(None, given))})")
+    return Stage("QUERY", (query,), names=(alias,) if alias else ())

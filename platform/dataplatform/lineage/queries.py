@@ -7,8 +7,10 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from .catalog import ANY, UNKNOWN, Field, Table
+from .edges import WHOLE_ROW
 from .expressions import Constant, Expressions, Routine, Session, output_name, renamed, spread
 from .names import qualified
+from .parsing import SyntaxProblem
 from .relations import ElementRelation, Hole, Item, Relation, Scope, TableRelation
 from .values import (
     AMBIGUOUS,
@@ -28,6 +30,13 @@ from .values import (
     with_influences,
 )
 
+_OF_TABLES = frozenset({"vectorsearch", "gapfill", "aiforecast", "featuresattime", "anonymous"})
+"""Table functions of the parser whose first argument is a table; that of all others is a model."""
+_ADDED: dict[str, tuple[str, ...]] = {
+    "APPENDS": ("_CHANGE_TYPE", "_CHANGE_TIMESTAMP"),
+    "CHANGES": ("_CHANGE_TYPE", "_CHANGE_TIMESTAMP"),
+}
+"""Table functions that pass the rows of their table, and what they add."""
 MAX_ROUNDS = 20
 """Rounds of a recursive CTE before its sources are taken as they are; each round adds sources or is the last."""
 
@@ -162,6 +171,8 @@ class Queries(Expressions):
                 scope.aliases.setdefault(item[0].lower(), item[1])
         if args.get("group") is not None:
             self._group(args["group"], node, items, scope)
+        if any(args.get(clause) is not None for clause in ("having", "qualify", "order")):
+            scope.preferred = _computed(node, scope)
         if args.get("having") is not None:
             self.steer(rows, args["having"].this, scope, "FILTER")
         if args.get("qualify") is not None:
@@ -446,16 +457,6 @@ class Queries(Expressions):
             return None
         if len(self._views) > 50:
             return None
-        try:
-            statement = sqlglot.parse_one(view.definition or "", dialect="bigquery")
-        except SqlglotError:
-            return None
-        query = statement.expression if isinstance(statement, exp.Create) else statement
-        names: list[str] = []
-        if isinstance(statement, exp.Create) and isinstance(statement.this, exp.Schema):
-            names = [str(column.name) for column in statement.this.expressions]
-        if not isinstance(query, exp.Query):
-            return None
         project, dataset, _ = [*view.name.split(".", 2), "", ""][:3]
         inside = type(self)(
             Session(
@@ -466,6 +467,16 @@ class Queries(Expressions):
                 expanded=self.session.expanded,
             )
         )
+        try:
+            statement = inside.tree(view.definition or "")
+        except SyntaxProblem:
+            return None
+        query = statement.expression if isinstance(statement, exp.Create) else statement
+        names: list[str] = []
+        if isinstance(statement, exp.Create) and isinstance(statement.this, exp.Schema):
+            names = [str(column.name) for column in statement.this.expressions]
+        if not isinstance(query, exp.Query):
+            return None
         inside._views = [*self._views, view.name]
         relation = _with_names(inside.query(query, Scope(None, {}, {})), names)
         if self.session.through_views:
@@ -585,10 +596,7 @@ class Queries(Expressions):
         left_names, right_names = left.names(), right.names()
         if operation.args.get("by_name"):
             items: list[Item] = []
-            for name in [
-                *(left_names or []),
-                *(n for n in right_names or [] if n.lower() not in {x.lower() for x in left_names or []}),
-            ]:
+            for name in _names_of_union(left_names or [], right_names or [], operation):
                 found = [value for side in (left, right) if (value := side.get(name.lower())) is not None]
                 items.append((name, Branches(found, IDENTITY, keeps_fields=True)))
             return Relation(items, rows)
@@ -650,10 +658,10 @@ class Queries(Expressions):
             elif item[0].lower() not in used:
                 items.append(item)
                 add_steering(rows, item[1], "GROUP_BY", None)
-        values = [self.value(one.unalias(), scope) for one in pivot.expressions]
-        names = [str(column.name) for column in pivot.args.get("columns") or ()]
-        for position, name in enumerate(names):
-            items.append((name, with_influences(values[position % len(values)], own)))
+        values = [(one.alias, self.value(one.unalias(), scope)) for one in pivot.expressions]
+        for name in map(_pivot_name, field.expressions):
+            for alias, value in values:
+                items.append((f"{alias}_{name}" if alias else name, with_influences(value, own)))
         return Relation(items, rows)
 
     def _unpivot(
@@ -681,6 +689,10 @@ class Queries(Expressions):
                 add_steering(rows, value, "FILTER", pivot)
         items.append((str(field.this.name), Constant(field.this)))
         return Relation(items, rows)
+
+    def tree(self, text: str) -> exp.Expr:
+        """The tree of a statement, its pipe queries set apart (see `scripts`); raises SyntaxProblem."""
+        raise NotImplementedError
 
     # -- routines
 
@@ -732,10 +744,9 @@ class Queries(Expressions):
             value = argument.expression if isinstance(argument, exp.Kwarg) else argument
             if isinstance(argument, exp.Kwarg):
                 parameter = str(argument.this.name).lower()
-            if isinstance(value, exp.Query):
+            if isinstance(value, exp.Query):  # a table, or a scalar sub-query: the body says which
                 inside.ctes[parameter] = self.query(value, scope)
-            else:
-                inside.variables[parameter] = self.value(value, scope)
+            inside.variables[parameter] = self.value(value, scope)
         assert isinstance(routine.body, exp.Expr)
         return self.query(routine.body, inside)
 
@@ -743,12 +754,17 @@ class Queries(Expressions):
         """A table function whose inside is not SQL: rows of its tables pass, what else it gives comes from all of its inputs."""
         inputs: list[Relation] = []
         parts: list[Value] = []
-        for argument in call.args.values():
+        for position, argument in enumerate(call.args.values()):
             for one in argument if isinstance(argument, list) else [argument]:
-                if isinstance(one, exp.Query):
-                    inputs.append(self.query(one, scope))
-                elif isinstance(one, exp.Table) and call.key in ("vectorsearch",):
+                if isinstance(one, exp.Anonymous) and str(one.this).upper() == "MODEL_OF" and one.expressions:
+                    model = one.expressions[0].find(exp.Table)
+                    parts += [] if model is None else [self._model(model)]
+                elif isinstance(one, exp.Table) and position == 0 and call.key not in _OF_TABLES:
+                    parts.append(self._model(one))
+                elif isinstance(one, exp.Table):
                     inputs.append(self._from_only(one, scope))
+                elif isinstance(one, exp.Query):
+                    inputs.append(self.query(one, scope))
                 elif isinstance(one, exp.Expr):
                     parts.append(self.value(one, scope))
         parts += [value for relation in inputs for _, value in relation.everything()]
@@ -756,8 +772,16 @@ class Queries(Expressions):
         for relation in inputs:
             add_influences(rows, relation.rows)
         function = name.rpartition(".")[2]
-        if function in ("APPENDS", "CHANGES") and inputs:
-            return Relation(inputs[0].items, rows)
+        passed = [item for relation in inputs for item in relation.items]
+        if function in _ADDED and inputs:
+            return Relation([*passed, *((one, Constant(exp.column(one))) for one in _ADDED[function])], rows)
+        if call.key == "gapfill" and inputs:
+            told = {str(one.this).lower() for one in call.find_all(exp.Literal) if one.is_string}
+            kept = [(column, value) for column, value in inputs[0].everything() if column.lower() in told]
+            return Relation([(column, Mix((value,), TRANSFORMATION, node=call)) for column, value in kept], rows)
+        if function == "RANGE_SESSIONIZE" and inputs and len(call.expressions) > 1:
+            ranges = inputs[0].get(call.expressions[1].name.lower()) or NOTHING
+            return Relation([*passed, ("session_range", Mix((ranges,), TRANSFORMATION, node=call))], rows)
         mixed = Mix([part for part in parts if part is not NOTHING], TRANSFORMATION, node=call)
         if call.key == "vectorsearch" and len(inputs) == 2:
             return Relation(
@@ -767,10 +791,16 @@ class Queries(Expressions):
             external = self._external(*call.expressions[:2])
             if external is not None:
                 return external
-        if not name.startswith("ML.") and not name.startswith("AI."):
+        if not name.startswith(("ML.", "AI.")):
             self.note("unknown_function", name)
-        passed = [item for relation in inputs for item in relation.items]
-        return Relation([*passed, Hole(Opaque(mixed))], rows)
+            passed = []  # nobody knows which
+        other: Value = Opaque(mixed) if mixed.parts else Gap("unknown_function", name)
+        return Relation([*passed, Hole(other)], rows)
+
+    def _model(self, node: exp.Table) -> Value:
+        """A model stands for all that it was trained on."""
+        parts = [str(node.args[key].this) for key in ("catalog", "db", "this") if node.args.get(key) is not None]
+        return ColumnValue((self.table_name(parts), WHOLE_ROW), TRANSFORMATION, None)
 
     def _external(self, connection: exp.Expr, text: exp.Expr) -> Relation | None:
         """EXTERNAL_QUERY: the other database's query, whose tables are named `<connection>.<table>`."""
@@ -782,11 +812,55 @@ class Queries(Expressions):
             except SqlglotError:
                 continue
             if isinstance(node, exp.Query):
+                for table in node.find_all(exp.Table):
+                    if table.args.get("db") is not None and table.args.get("catalog") is None:
+                        table.set("catalog", exp.to_identifier(str(connection.this)))
                 inside = type(self)(Session(type(self.session.catalog)(), None, str(connection.this)))
                 relation = inside.query(node, Scope(None, {}, {}))
                 self.notes |= inside.notes
                 return relation
         return None
+
+
+def _computed(node: exp.Select, scope: Scope) -> dict[str, Value]:
+    """Aliases of aggregates and windows that are names of columns as well: HAVING, QUALIFY and ORDER BY mean the alias."""
+    return {
+        key: scope.aliases[key]
+        for item in node.expressions
+        if isinstance(item, exp.Alias)
+        and (key := item.alias.lower()) in scope.aliases
+        and scope.local(key) is not None
+        and item.this.find(exp.AggFunc, exp.Window) is not None
+    }
+
+
+def _pivot_name(value: exp.Expr) -> str:
+    """Name of the column that a value of PIVOT makes."""
+    if isinstance(value, exp.PivotAlias):
+        return str(value.args["alias"].name)
+    if isinstance(value, exp.Neg):
+        return f"_minus{_pivot_name(value.this)}"
+    if isinstance(value, exp.Literal):
+        text = str(value.this)
+        return text if value.is_string else "_" + text.replace(".", "_point_")
+    if isinstance(value, exp.Cast):
+        return "_" + str(value.this.name).replace("-", "_")
+    if isinstance(value, exp.Tuple | exp.Struct):
+        return "_".join(map(_pivot_name, value.expressions))
+    return "NULL" if isinstance(value, exp.Null) else value.sql("bigquery")
+
+
+def _names_of_union(left: list[str], right: list[str], operation: exp.Expr) -> list[str]:
+    """Columns of UNION … BY NAME: the left side's, those of both (INNER), those that are listed (ON), else of either."""
+    listed = [str(column.name) for column in operation.args.get("on") or ()]
+    if listed:
+        return listed
+    ours, theirs = {name.lower() for name in left}, {name.lower() for name in right}
+    if operation.args.get("kind") == "INNER":
+        return [name for name in left if name.lower() in theirs]
+    if operation.args.get("side") == "LEFT":
+        return left
+    return [*left, *(name for name in right if name.lower() not in ours)]
 
 
 def _decorated(node: exp.Expr) -> bool:

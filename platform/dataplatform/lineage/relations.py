@@ -208,6 +208,7 @@ class Scope:
         "merged",
         "parent",
         "paths",
+        "preferred",
         "ranges",
         "relations",
         "rows",
@@ -224,6 +225,8 @@ class Scope:
         self.relations: list[Relation] = []
         self.merged: dict[str, tuple[str, Value]] = {}
         self.aliases: dict[str, Value] = {}
+        self.preferred: dict[str, Value] = {}
+        """Aliases that come before columns of their name, outside of aggregates."""
         self.alias_holes: list[Hole] = []
         self.rows: Influences = {}
         self.windows: dict[str, object] = {}

@@ -41,4 +41,4 @@ def resolve(
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, AssertionError) as error:
         run.note("internal", f"{type(error).__name__}: {error}"[:300])
     unresolved = list(run.unresolved) + [Unresolved(target, None, *note) for note in run.notes]
-    return Resolution(list(run.edges.values()), unresolved)
+    return Resolution(list(run.edges.values()), list(dict.fromkeys(unresolved)))

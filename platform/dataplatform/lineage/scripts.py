@@ -14,7 +14,7 @@ from .blocks import Block, Conditional, ForEach, ProcedureText, Statement, block
 from .expressions import Constant, Routine, declared_shape, output_name
 from .lexemes import lexemes, split_top
 from .parsing import SyntaxProblem, parse, parse_expression
-from .pipes import PipeQuery, Stage, lift_pipes
+from .pipes import ROWS, PipeQuery, Stage, lift_pipes
 from .relations import Hole, Item, Relation, Scope
 from .statements import Statements
 from .values import IDENTITY, NOTHING, Influences, Mix, Value, add_influences, add_steering, with_influences
@@ -41,7 +41,7 @@ _WITHOUT_DATA = frozenset(
 )
 _CREATED_WITHOUT_DATA = re.compile(
     r"\s*(?:CREATE|ALTER|DROP)\s+(?:OR\s+REPLACE\s+)?"
-    r"(?:SCHEMA|DATABASE|SEARCH|VECTOR|ROW|CAPACITY|RESERVATION|ASSIGNMENT|BI_CAPACITY|CONNECTION|PROJECT|ORGANIZATION|ALL|INDEX|PRIVILEGE|DATA_POLICY)\b",
+    r"(?:SCHEMA|DATABASE|SEARCH|VECTOR|ROW|CAPACITY|RESERVATION|ASSIGNMENT|BI_CAPACITY|CONNECTION|PROJECT|ORGANIZATION|ALL|INDEX|PRIVILEGE|DATA_POLICY|PROPERTY)\b",
     re.IGNORECASE,
 )
 MAX_CALLS = 20
@@ -81,7 +81,7 @@ class Scripts(Statements):
         self.steering = dict(saved)
         for condition in block.conditions:
             try:
-                node = parse_expression(condition)
+                node = self._condition(condition)
                 add_steering(self.steering, self.value(node, self.root()), "CONDITIONAL", node)
             except SyntaxProblem as error:
                 self.note("syntax", str(error))
@@ -91,7 +91,7 @@ class Scripts(Statements):
 
     def _for_each(self, block: ForEach) -> None:
         try:
-            relation = self.query(parse(block.query), self.root(), ordered=True)
+            relation = self.query(self.tree(block.query), self.root(), ordered=True)
         except SyntaxProblem as error:
             self.note("syntax", str(error))
             return
@@ -105,6 +105,19 @@ class Scripts(Statements):
 
     # -- one statement
 
+    def tree(self, text: str) -> exp.Expr:
+        """The tree of a statement; its pipe queries are kept under names of their own."""
+        rest, pipes = lift_pipes(text, f"__pipe_{len(self.session.pipes)}_")
+        self.session.pipes.update(pipes)
+        return parse(rest)
+
+    def _condition(self, text: str) -> exp.Expr:
+        select = self.tree(f"SELECT {text}")
+        if not isinstance(select, exp.Select) or not select.expressions:
+            raise SyntaxProblem(f"not a condition: {text[:100]}")
+        condition: exp.Expr = select.expressions[0]
+        return condition
+
     def _text_statement(self, text: str) -> None:
         found = lexemes(text, 2)
         words = [lexeme.word for lexeme in found]
@@ -113,12 +126,12 @@ class Scripts(Statements):
             self._execute(text[found[1].end :])
         elif first == "CALL":
             self._call_procedure(text[found[0].end :])
+        elif first == "GRAPH":
+            self.note("unsupported", " ".join(text.split()[:2])[:100])
         elif first in _WITHOUT_DATA or _CREATED_WITHOUT_DATA.match(text):
             return
         else:
-            rest, pipes = lift_pipes(text, f"__pipe_{len(self.session.pipes)}_")
-            self.session.pipes.update(pipes)
-            node = parse(rest)
+            node = self.tree(text)
             if isinstance(node, exp.Declare):
                 self._declare(node)
             elif isinstance(node, exp.Set):
@@ -243,7 +256,7 @@ class Scripts(Statements):
             found = blocks(text)
             if len(found) == 1 and isinstance(found[0], ProcedureText):
                 return _procedure(found[0])
-            node = parse(text)
+            node = self.tree(text)
         except SyntaxProblem:
             return None
         return _function(node)[1] if isinstance(node, exp.Create) and node.args.get("kind") == "FUNCTION" else None
@@ -338,6 +351,9 @@ class Scripts(Statements):
             return _fresh(Relation(at.star(), at.rows), outer, alias=stage.names[0])
         elif operator == "AGGREGATE":
             return _fresh(self._aggregated(stage, at), outer)
+        elif operator == "QUERY":
+            inside = Scope(outer, outer.ctes | {ROWS: Relation(at.star(), at.rows)}, outer.variables)
+            return _fresh(self.query(stage.nodes[0], inside), outer, alias=next(iter(stage.names), None))
         elif operator == "SET_OPERATION":
             relation = Relation(at.star(), at.rows)
             for node in stage.nodes:

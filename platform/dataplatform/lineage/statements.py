@@ -288,8 +288,10 @@ class Statements(Queries):
             ]
             if isinstance(left, exp.Dot):
                 parts = [str(identifier.name) for identifier in left.find_all(exp.Identifier)]
-            if len(parts) > 1 and parts[0].lower() in prefixes and scope.relations[0].certain(parts[0].lower()) is None:
-                parts = parts[1:]
+            if len(parts) > 1 and parts[0].lower() in prefixes:
+                column = scope.relations[0].certain(parts[0].lower())
+                if column is None or column.field(parts[1].lower()) is None:
+                    parts = parts[1:]
             right = one.expression
             default = isinstance(right, exp.Column) and not right.this.args.get("quoted") and len(right.parts) == 1
             default = default and right.name.upper() == "DEFAULT"
@@ -406,6 +408,9 @@ class Statements(Queries):
             self._create_temporary(str(table.name).lower(), relation, names or like)
             return
         target = self.target(table)
+        if relation is None and exp.ExternalProperty in kinds and names:
+            file = general_uri(_option(properties, "uris") or "files")
+            relation = Relation(_read_from(file, names))
         if relation is None:
             self._remember(target, [(name, NOTHING) for name in names or like or []])
             return
@@ -453,13 +458,16 @@ class Statements(Queries):
     def _load(self, node: exp.Expr) -> None:
         into = node.this
         table = into.this if isinstance(into, exp.Schema) else into
-        target = self.target(table)
         source = general_uri(_option(node.args.get("files"), "uris") or "files")
-        names = [str(one.name) for one in into.expressions] if isinstance(into, exp.Schema) else self.columns_of(target)
+        names = [str(one.name) for one in into.expressions] if isinstance(into, exp.Schema) else None
+        if node.args.get("temp"):
+            self._create_temporary(str(table.name).lower(), Relation(_read_from(source, names or [WHOLE_ROW])), None)
+            return
+        target = self.target(table)
+        names = names or self.columns_of(target)
         if names is None:
             self._unresolved(target, None, "unknown_schema", target)
-            names = [WHOLE_ROW]
-        self.write(target, [(name, ColumnValue((source, name), TOLD, None)) for name in names], {})
+        self.write(target, Relation(_read_from(source, names or [WHOLE_ROW])).everything(), {})
 
     def _alter(self, node: exp.Expr) -> None:
         for action in node.args.get("actions") or ():
@@ -477,6 +485,11 @@ class Statements(Queries):
         for table in node.args.get("tables") or [node.this]:
             if isinstance(table, exp.Table):
                 self.session.temporary.pop(str(table.name).lower(), None)
+
+
+def _read_from(file: str, names: Iterable[str]) -> list[Item]:
+    """Columns of a table that is read from files."""
+    return [(name, ColumnValue((file, name), TOLD, None)) for name in names]
 
 
 def _stated_path(name: str, columns: Mapping[str, Field]) -> tuple[str | None, Field | None]:
@@ -497,7 +510,7 @@ def _stated_path(name: str, columns: Mapping[str, Field]) -> tuple[str | None, F
 def _option(properties: exp.Expr | None, name: str) -> str | None:
     """A text option; of a list, its first."""
     for one in properties.expressions if properties is not None else ():
-        if isinstance(one, exp.Property) and str(one.this.name).lower() == name:
+        if type(one) is exp.Property and str(one.this.name).lower() == name:
             value = one.args["value"]
             if isinstance(value, exp.Array) and value.expressions:
                 value = value.expressions[0]

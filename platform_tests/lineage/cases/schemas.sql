@@ -20,6 +20,7 @@ CREATE TABLE p.a.plain (a INT64);
 CREATE VIEW p.d.v1 AS SELECT a, UPPER(b) AS bb, s FROM d.t WHERE ok;
 CREATE VIEW p.d.v2 AS SELECT bb, a + 1 AS a1 FROM d.v1;
 CREATE VIEW p.d.v_named (one, two) AS SELECT a, k FROM d.u;
+CREATE VIEW p.d.v_piped AS FROM d.t |> WHERE ok |> AGGREGATE MAX(n) AS top GROUP BY b AS bee;
 CREATE VIEW p.d.v_open AS SELECT * FROM d.nowhere;
 CREATE FUNCTION p.d.half(x FLOAT64) AS (x / 2);
 CREATE FUNCTION p.d.ratio(x FLOAT64, y FLOAT64) AS (IF(y = 0, NULL, p.d.half(x) / y));
