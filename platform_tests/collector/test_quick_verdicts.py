@@ -108,3 +108,19 @@ def test_usual_events_go_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_event_deeper_than_any_stack_is_refused() -> None:
     deep = f'{{"event_id":"1","event":"{CONTRACT.name}","params":{{"any":{"[" * 100_000}{"]" * 100_000}}}}}'
     assert [reason.code for reason in JUDGE.judge(deep.encode()).reasons] == ["too_deep"]
+
+
+def test_one_unusual_event_leaves_its_neighbours_on_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = f'{{"event_id":"1","event":"{CONTRACT.name}","params":{{"note":"a","at":"2026-01-31T10:00:00Z"}}}}'.encode()
+    unusual = [
+        usual.replace(b'"a"', b'"a:" '),
+        usual.replace(b'"note"', b'"note":"b","note"'),
+        usual.replace(b"T", b"t"),
+        b"{}",
+    ]
+    raws = [usual, *unusual, usual]
+    expected = [JUDGE.judge_exactly(raw) for raw in raws]
+    exactly, judged = JUDGE.judge_exactly, []
+    monkeypatch.setattr(JUDGE, "judge_exactly", lambda raw: judged.append(raw) or exactly(raw))
+    assert JUDGE.judge_all(raws) == expected
+    assert judged == unusual

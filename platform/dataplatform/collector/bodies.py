@@ -3,6 +3,7 @@
 import json
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -107,7 +108,7 @@ def too_large(detail: str) -> Refusal:
     return Refusal(413, "too_large", detail, f"send batches of at most {MAX_EVENTS} events and {MAX_BODY_BYTES} bytes")
 
 
-def events_of(body: bytes) -> list[bytes]:
+def events_of(body: bytes) -> Sequence[bytes | Raw]:
     """The text of each event of a body: one event, a JSON array of events, or `{"batch": [events]}`.
 
     An event that is not JSON by itself (NaN, half a surrogate pair) does not spoil its neighbours: as long as strings and
@@ -146,10 +147,10 @@ def _is_nearly_json(body: bytes) -> bool:
     return True
 
 
-def _cut(body: bytes) -> list[bytes]:
+def _cut(body: bytes) -> Sequence[bytes | Raw]:
     start = body.lstrip(_SPACE)[:1]
     if start == b"[":
-        return _texts(_array.decode(body))
+        return _checked(_array.decode(body))
     if start != b"{":
         msgspec.json.decode(body, type=Raw)
         return [body.strip(_SPACE)]
@@ -159,7 +160,7 @@ def _cut(body: bytes) -> list[bytes]:
         return [body.strip(_SPACE)]
     if whole.batch is msgspec.UNSET or bytes(whole.event) or bytes(whole.event_id):
         return [body.strip(_SPACE)]
-    raws = _texts(whole.batch)
+    raws = _checked(whole.batch)
     # A second `batch` would replace the first. Where the events fill the body there is no room for one.
     rest = len(body) - sum(map(len, raws)) - len(raws)
     if rest > _SMALL_REST and _may_have_two_batches(body) and _has_key_twice(body, "batch"):
@@ -167,10 +168,10 @@ def _cut(body: bytes) -> list[bytes]:
     return raws
 
 
-def _texts(raws: list[Raw]) -> list[bytes]:
+def _checked(raws: list[Raw]) -> list[Raw]:
     if len(raws) > MAX_EVENTS:
         raise too_large(f"{len(raws)} events in one request")
-    return [bytes(raw) for raw in raws]
+    return raws
 
 
 def _may_have_two_batches(body: bytes) -> bool:

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from time import monotonic
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from ..events.importing import Moment, moment_of, take_in
 from ..events.verdict import Verdict
@@ -172,18 +173,12 @@ class Door:
             raise refusal
         return source
 
-    def _land(self, slot: Slot, request: Request, raws: list[bytes], source: str, prefix: bytes) -> None:
-        verdicts = self._append(request, raws, source)
-        refused = [(index, verdict) for index, verdict in enumerate(verdicts) if verdict.reasons]
-        count = self.metrics
-        count.received[source] += len(verdicts)
-        if refused:
-            count.refused[source] += len(refused)
-            count.reasons.update(reason.code for _, verdict in refused for reason in verdict.reasons)
+    def _land(self, slot: Slot, request: Request, raws: Sequence[bytes | Raw], source: str, prefix: bytes) -> None:
+        refused = self._append(request, raws, source)
         answer = b'{%b"received":%d,"accepted":%d,"refused":%d,"errors":%b}' % (
             prefix,
-            len(verdicts),
-            len(verdicts) - len(refused),
+            len(raws),
+            len(raws) - len(refused),
             len(refused),
             _errors(refused) if refused else b"[]",
         )
@@ -202,17 +197,21 @@ class Door:
         )
         if not body.strip():
             raise refusal
-        verdicts = self._append(request, [body], source)
-        self.metrics.received[source] += 1
-        self.metrics.refused[source] += 1
-        self.metrics.reasons.update(reason.code for reason in verdicts[0].reasons)
+        self._append(request, [body], source)
         self._answer_when_durable(slot, request, partial(slot.refuse, refusal, CORS), 400)
 
-    def _append(self, request: Request, raws: list[bytes], source: str) -> list[Verdict]:
-        verdicts = take_in(raws, source, self._moment(request.headers), self.contracts.judge, self.writer)
+    def _append(self, request: Request, raws: Sequence[bytes | Raw], source: str) -> list[tuple[int, Verdict]]:
+        """Judge and append events, and count them; the refused ones with their places."""
+        judged = take_in(raws, source, self._moment(request.headers), self.contracts.judge, self.writer)
+        refused = judged.refused
         self.rates.spend(source, len(raws), monotonic())
-        self.metrics.received_bytes += len(request.body)
-        return verdicts
+        count = self.metrics
+        count.received_bytes += len(request.body)
+        count.received[source] += len(raws)
+        if refused:
+            count.refused[source] += len(refused)
+            count.reasons.update(reason.code for _, verdict in refused for reason in verdict.reasons)
+        return refused
 
     def _answer_when_durable(self, slot: Slot, request: Request, answer: Callable[[], None], status: int) -> None:
         self.waiting[slot] = request.started

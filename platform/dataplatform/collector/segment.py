@@ -68,13 +68,13 @@ def messages_of(body: bytes, kind: str | None) -> Messages:
     Raises Malformed where the body is not JSON, Refusal where it holds too many events.
     """
     if kind is not None:
-        raws, outer = events_of(body), {}
+        raws, outer = [bytes(raw) for raw in events_of(body)], {}
         key = None
         for raw in raws:
             key = key or _write_key(_keys_of(raw))
     else:
         outer = _keys_of(body) or {}
-        raws = events_of(body)
+        raws = [bytes(raw) for raw in events_of(body)]
         key = _write_key(outer)
     shared = {name: bytes(outer[name]) for name in _SHARED if name in outer} if "batch" in outer else {}
     return Messages([event_of(raw, kind, shared) for raw in raws], key, shared)

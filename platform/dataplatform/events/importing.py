@@ -8,16 +8,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import count as numbers_from
+from itertools import repeat
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+from msgspec import Raw
 
 from dataplatform.errors import PlatformError
 from dataplatform.landing import NonDecreasingClock, Writer, hour_of
 
+from .reasons import Reason
 from .received import Record, decode_payload, received_at_text
-from .verdict import Judge, Verdict
+from .verdict import Judge, Judged, Verdict
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 CHUNK_EVENTS = 2000
@@ -26,6 +30,7 @@ LARGEST_EVENT = 4 << 20
 """Bytes of one event of a file: what the collector takes in one request."""
 LARGEST_ARRAY = 1 << 30
 """Bytes of a file that is one JSON array, unpacked: it is read as a whole."""
+_NO_FAULTS: list[Reason] = []
 _BLANK = b" \t\r\n"
 _TEXTS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 _OTHER_FORMS = {
@@ -55,30 +60,32 @@ def moment_of(time: datetime) -> Moment:
     return Moment(received_at_text(time), hour_of(time))
 
 
-def take_in(raws: Sequence[bytes], source: str, moment: Moment, judge: Judge, writer: Writer) -> list[Verdict]:
+def take_in(raws: Sequence[bytes | Raw], source: str, moment: Moment, judge: Judge, writer: Writer) -> Judged:
     """Judge events and append every one of them to the landing; the verdicts, in order.
 
     They are durable after the writer's next flush or commit, not before.
     """
     file = writer.open_file(moment.hour)
-    verdicts = judge.judge_all(raws)
-    stem, received_at = file.stem, moment.text
-    records = [
-        Record(received_at, source, verdict.event, verdict.event_id, payload, verdict.faults, stem, line)
-        for line, (verdict, payload) in enumerate(zip(verdicts, payloads_of(raws), strict=True), file.lines + 1)
-    ]
-    if records:
-        writer.add(file, _encode_lines(records), len(records))
-    return verdicts
+    judged = judge.judge_batch(raws)
+    faults = [_NO_FAULTS] * len(raws)
+    for place, verdict in judged.exactly.items():
+        faults[place] = verdict.faults
+    records = map(
+        Record, repeat(moment.text), repeat(source), judged.events, judged.event_ids, payloads_of(raws), faults,
+        repeat(file.stem), numbers_from(file.lines + 1),
+    )  # fmt: skip
+    if raws:
+        writer.add(file, _encode_lines(records), len(raws))
+    return judged
 
 
-def payloads_of(raws: Sequence[bytes]) -> list[str]:
+def payloads_of(raws: Sequence[bytes | Raw]) -> list[str]:
     """The events' texts as landed records hold them."""
     try:
-        texts = [raw.decode() for raw in raws]
+        texts = [str(raw, "utf-8") for raw in raws]
     except UnicodeDecodeError:
-        return [decode_payload(raw) for raw in raws]
-    return texts if "\0" not in "".join(texts) else [decode_payload(raw) for raw in raws]
+        return [decode_payload(bytes(raw)) for raw in raws]
+    return texts if "\0" not in "".join(texts) else [decode_payload(bytes(raw)) for raw in raws]
 
 
 @dataclass(slots=True)
@@ -258,10 +265,10 @@ def import_events(
 
     def land() -> None:
         moment = moment_of(now())
-        verdicts = take_in([raw for _, raw in chunk], source, moment, judge, writer)
+        judged = take_in([raw for _, raw in chunk], source, moment, judge, writer)
         writer.rotate()
         writer.flush()
-        for (place, _), verdict in zip(chunk, verdicts, strict=True):
+        for (place, _), verdict in zip(chunk, judge.verdicts(judged), strict=True):
             count.add(verdict, place)
         chunk.clear()
 

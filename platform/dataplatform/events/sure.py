@@ -4,7 +4,7 @@ It accepts or is not sure; it never refuses. Whatever it accepts, the exact way 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import count as numbers_from
@@ -58,9 +58,8 @@ def are_sure_times(times: list[str]) -> bool:
     if forms.replace(b".000Z", b"Z") != b"0000-00-00T00:00:00Z\n" * len(times):
         return None not in map(TIME_SURE.fullmatch, times)
     try:
-        for _ in map(datetime.fromisoformat, times):  # fails for a day or an hour that there is not
-            pass
-    except ValueError:
+        msgspec.convert(times, list[datetime])  # fails for a day or an hour that there is not
+    except msgspec.ValidationError:
         return False
     return True
 
@@ -89,10 +88,24 @@ def has_no_more_keys(raw: bytes, keys: int) -> bool:
     )
 
 
-type SureKeys = Callable[[Any, Callable[[str], None], Callable[[Raw], None]], int]
+def are_surely_right(raws: Sequence[bytes | Raw], keys: int, times: list[str], decimals: list[Raw]) -> bool:
+    """Whether events that could be decoded surely are right, given their texts and what all of them hold together.
+
+    Of a key that is twice in a text one is lost in the decoded event. Every key is followed by a colon. So if the keys and
+    the times, which have two colons at least, make up all colons of the texts, none was lost from any of them.
+    """
+    text = b"".join(raws)
+    if len(text) > SURE_LENGTH and max(map(len, raws)) > SURE_LENGTH:
+        return False
+    if (BACKSLASH in text or keys + 2 * len(times) != text.count(b":")) and not has_no_more_keys(text, keys):
+        return False
+    return are_sure_times(times) and are_sure_decimals(decimals)
+
+
+type SureKeys = Callable[[Any, list[str], list[Raw]], int]
 """Of a decoded event: how many keys its text has, if no key is there twice; 0 if it is not surely right.
 
-Times and NUMERICs, which are to be looked at as well, are given to the two functions.
+Times and NUMERICs, which are to be looked at as well, are added to the two lists.
 """
 
 NOT_SURE = "return 0"
@@ -126,7 +139,7 @@ class Source:
     def compile(self, event: str) -> SureKeys:
         # Constants are given as defaults of parameters: a local name is found faster than a global one.
         defaults = ", ".join(f"{name}={name}" for name in self.names)
-        head = f"def sure_keys(event, time, decimal, {defaults}):"
+        head = f"def sure_keys(event, times, decimals, {defaults}):"
         code = compile("\n".join([head, *self.lines]), f"<verdict on {event}>", "exec")
         exec(code, self.names)  # noqa: S102  # nothing of the contract's text is in it, only numbered names
         return cast(SureKeys, self.names["sure_keys"])
@@ -140,10 +153,12 @@ def compile_sure(contract: EventContract) -> SureContract:
     members: list[Any] = [("event_id", Annotated[str, Meta(min_length=1, max_length=MAX_EVENT_ID)])]
     for key in keys:
         members.append((key, str | None | UnsetType, UNSET))
-        source.add(1, f"v = event.{key}")
-        source.add(1, "if v is UNSET: n -= 1")
         if key in ENVELOPE_TIMES:
-            source.add(1, "elif v is not None: time(v)")
+            source.add(1, f"v = event.{key}")
+            source.add(1, "if v is UNSET: n -= 1")
+            source.add(1, "elif v is not None: times.append(v)")
+        else:
+            source.add(1, f"if event.{key} is UNSET: n -= 1")
     params = sure_struct(contract.params)
     source.add(1, "p0 = event.params")
     if any(field.required for field in contract.params):
@@ -235,7 +250,7 @@ def check_value(source: Source, field: Field, value: str, level: int) -> None:
             check_members(source, field.fields, value, level)
             return
         case "TIMESTAMP":
-            source.add(level, f"time({value})")
+            source.add(level, f"times.append({value})")
             if not bounds.any:
                 return
             read = source.constant(read_timestamp)
@@ -243,7 +258,7 @@ def check_value(source: Source, field: Field, value: str, level: int) -> None:
             read = source.constant(read_date)
         case "NUMERIC":
             if not bounds.any:
-                source.add(level, f"decimal({value})")
+                source.add(level, f"decimals.append({value})")
                 return
             read = source.constant(read_sure_decimal)
         case "JSON":

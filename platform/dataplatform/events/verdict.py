@@ -7,6 +7,7 @@ the landed record; how each type is read is told in docs/events.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Union, cast
 
 import msgspec
@@ -17,7 +18,7 @@ from dataplatform.contracts.events import EventContract
 from . import reasons as why
 from .exact import ExactContract, NotJson, Object, find_faults, judge_envelope, judge_names, parse
 from .reasons import INEXACT_NUMBER, Reason
-from .sure import BACKSLASH, SURE_LENGTH, are_sure_decimals, are_sure_times, compile_sure, has_no_more_keys
+from .sure import SureKeys, are_surely_right, compile_sure
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -40,55 +41,82 @@ class Verdict(msgspec.Struct, frozen=True):
         return not self.reasons
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The verdicts on several events, in their order, without an object for each: most are accepted and say nothing."""
+
+    events: list[str]
+    """Name of each, as `Verdict.event`."""
+    event_ids: list[str | None]
+    exactly: dict[int, Verdict]
+    """By place, those that were judged the exact way, in order; all others are accepted and have no faults."""
+
+    @property
+    def refused(self) -> list[tuple[int, Verdict]]:
+        """Place and verdict of those that are not accepted, in order."""
+        return [(place, verdict) for place, verdict in self.exactly.items() if verdict.reasons]
+
+
 class Judge:
     """Verdicts for a set of contracts, by event name. Compiled once; any thread may use it."""
 
     def __init__(self, contracts: Mapping[str, EventContract]) -> None:
         self._exact = {name: ExactContract(contract) for name, contract in contracts.items()}
         sure = [compile_sure(contract) for contract in contracts.values()]
-        self._sure = {contract.envelope: (contract.keys, contract.name, contract.version) for contract in sure}
-        self._decode: Callable[[bytes], Any] = (
-            msgspec.json.Decoder(Union[tuple(self._sure)]).decode if sure else _never  # noqa: UP007
+        self._keys_of: dict[type, SureKeys] = {contract.envelope: contract.keys for contract in sure}
+        self._names: dict[type, str] = {contract.envelope: contract.name for contract in sure}
+        self._decode: Callable[[bytes | Raw], Any] = (
+            msgspec.json.Decoder(Union[tuple(self._names)]).decode if sure else _never  # noqa: UP007
         )
+        self._keys_of[_NotSure], self._names[_NotSure] = lambda *_: 0, ""
 
     def judge(self, raw: bytes) -> Verdict:
         """The verdict on one event, given its JSON text as it arrived."""
         return self.judge_all((raw,))[0]
 
-    def judge_all(self, raws: Sequence[bytes]) -> list[Verdict]:
+    def judge_all(self, raws: Sequence[bytes | Raw]) -> list[Verdict]:
         """The verdicts on several events, in order; the same as one by one, and quicker."""
-        decode, sure = self._decode, self._sure
+        return self.verdicts(self.judge_batch(raws))
+
+    def judge_batch(self, raws: Sequence[bytes | Raw]) -> Judged:
+        """The same verdicts by column: the quickest for many events."""
+        decoded = self._decoded(raws)
+        names = self._names
+        judged = Judged([names[type(event)] for event in decoded], [event.event_id for event in decoded], {})
+        for place in self._not_sure(raws, decoded):
+            verdict = self.judge_exactly(bytes(raws[place]))
+            judged.events[place], judged.event_ids[place] = verdict.event, verdict.event_id
+            judged.exactly[place] = verdict
+        return judged
+
+    def _decoded(self, raws: Sequence[bytes | Raw]) -> list[Any]:
+        try:
+            return list(map(self._decode, raws))
+        except _UNDECODABLE:
+            return [_NOT_SURE] if len(raws) == 1 else [self._decoded((raw,))[0] for raw in raws]
+
+    def _not_sure(self, raws: Sequence[bytes | Raw], decoded: list[Any]) -> list[int]:
+        """Places of the events that are not surely right, in order."""
         times: list[str] = []
         decimals: list[Raw] = []
-        time, decimal = times.append, decimals.append
-        verdicts = []
-        for raw in raws:
-            before = len(times)
-            try:
-                event = decode(raw)
-            except (msgspec.MsgspecError, ValueError, RecursionError):
-                verdicts.append(self.judge_exactly(raw))
-                continue
-            keys_of, name, version = sure[type(event)]
-            keys = keys_of(event, time, decimal)
-            # Of a key that is twice in the text one is lost in the decoded event. Every key is followed by a colon. So if
-            # the keys and the times, which have two colons at least, make up all colons of the text, none was lost.
-            if (
-                keys
-                and len(raw) <= SURE_LENGTH
-                and (
-                    (BACKSLASH not in raw and keys + 2 * (len(times) - before) == raw.count(b":"))
-                    or has_no_more_keys(raw, keys)
-                )
-            ):
-                verdicts.append(Verdict(name, event.event_id, [], [], version))
-            else:
-                verdicts.append(self.judge_exactly(raw))
-        if are_sure_times(times) and are_sure_decimals(decimals):
-            return verdicts
+        keys_of = self._keys_of
+        keys = [keys_of[type(event)](event, times, decimals) for event in decoded]
+        if 0 in keys:
+            places = [place for place, found in enumerate(keys) if found]
+            others = self._not_sure([raws[place] for place in places], [decoded[place] for place in places])
+            return sorted({place for place, found in enumerate(keys) if not found} | {places[one] for one in others})
+        if not raws or are_surely_right(raws, sum(keys), times, decimals):
+            return []
         if len(raws) == 1:
-            return [self.judge_exactly(raws[0])]
-        return [self.judge(raw) for raw in raws]
+            return [0]
+        return [place for place, raw in enumerate(raws) if self._not_sure((raw,), [decoded[place]])]
+
+    def verdicts(self, judged: Judged) -> list[Verdict]:
+        """What `judge_batch` gave, as a verdict for each event."""
+        return [
+            judged.exactly.get(place) or Verdict(event, event_id, [], [], self._exact[event].version)
+            for place, (event, event_id) in enumerate(zip(judged.events, judged.event_ids, strict=True))
+        ]
 
     def judge_exactly(self, raw: bytes) -> Verdict:
         """The same verdict the long way: used for all that is unusual, and by tests to hold the quick way to it."""
@@ -127,5 +155,15 @@ class Judge:
         return Verdict(event, event_id, faults, reasons, contract.version)
 
 
-def _never(raw: bytes) -> Any:
+class _NotSure(msgspec.Struct):
+    """Stands for an event that its contract's type does not decode."""
+
+    event_id: None = None
+
+
+_NOT_SURE = _NotSure()
+_UNDECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+
+
+def _never(raw: bytes | Raw) -> Any:
     raise ValueError(raw)
