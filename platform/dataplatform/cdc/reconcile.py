@@ -1,13 +1,14 @@
 """Is the table what the source is? Counts by range of `_id`, and the documents of a sample, as of the table's position.
 
-The source moves on while it is compared. A document that differs is only a difference when no change of it has been landed
+Counts and the sample's keys are read from the narrow columns; of the wide one, the documents, only short ranges of the cluster key in
+a few partitions. The source moves on while it is compared. A document that differs is only a difference when no change of it has been landed
 after what the table holds, up to the time at which it was read: so a check never blames a change that is on its way.
 """
 
 import gzip
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
@@ -20,6 +21,7 @@ from ..contracts.collections import CollectionContract
 from ..errors import PlatformError
 from ..landing import HourState, LandedFile, Landing
 from ..settings import Settings
+from ..warehouse.client import Warehouse
 from . import changes, connections, sql
 from .buckets import bucket_of
 from .changes import Change, encode, time_text
@@ -30,7 +32,9 @@ from .state import floor_hour
 from .tables import tables_of
 
 SAMPLE = 200
-"""Documents compared from each side."""
+"""Documents looked at from each side."""
+PARTITIONS = 6
+"""Of so many partitions, chosen at random by their size, documents are read; of more where they hold fewer than SAMPLE together."""
 PASS_SECONDS = 20.0
 """How long the capture may take to reach what was read."""
 KEPT_SECONDS = 0.1
@@ -58,7 +62,11 @@ class Difference:
 
 @dataclass
 class Reconciliation:
-    """What a comparison found. `counts` are (range, source, table, changes on their way) where the counts cannot be right."""
+    """What a comparison found. `counts` are (range, source, table, changes on their way) where the counts cannot be right.
+
+    `sampled` documents were compared; of `found` more it was only seen that the table has them. `document_partitions` of `partitions`
+    had documents read.
+    """
 
     collection: str
     position: str
@@ -67,6 +75,9 @@ class Reconciliation:
     source_documents: int = 0
     table_documents: int = 0
     sampled: int = 0
+    found: int = 0
+    partitions: int = 0
+    document_partitions: int = 0
     moved_on: int = 0
     typed_behind: int = 0
     unmapped: int = 0
@@ -131,33 +142,28 @@ def _reconcile(
     else:
         for one in collection.aggregate([{"$sample": {"size": sample}}]):
             source[canonical(one["_id"])] = canonical(one)
-    kept = "" if everything else f" ORDER BY FARM_FINGERPRINT(CONCAT(_id, '{rng.getrandbits(32)}')) LIMIT {sample}"
-    table = {
-        row["_id"]: row["document"]
-        for row in warehouse.query(
-            f"SELECT _id, document FROM `{tables.raw}` WHERE NOT deleted{kept}", name="cdc_reconcile"
-        ).rows
-    }
+    sizes = {bucket: documents for bucket, (documents, _) in table_counts.items() if documents}
+    chosen = sorted(sizes) if everything else _chosen(sizes, sample, rng)
+    statement = _documents_sql(warehouse, tables.raw, chosen, sizes, rng, None if everything else sample)
+    table = {row["_id"]: row["document"] for row in warehouse.query(statement, name="cdc_reconcile").rows}
     # Each side's sample is looked up on the other side.
     for key in [key for key in table if key not in source]:
         found = collection.find_one({"_id": parse(key)}) if not everything else None
         if found is not None and canonical(found["_id"]) == key:
             source[key] = canonical(found)
     unknown = [key for key in source if key not in table]
-    if unknown:
-        buckets = sql.dates(sorted({bucket_of(key) for key in unknown}))
-        rows = warehouse.query(
-            f"SELECT _id, document FROM `{tables.raw}` WHERE NOT deleted AND bucket IN ({buckets}) AND _id IN UNNEST(@keys)",
-            {"keys": unknown},
-            name="cdc_reconcile",
-        ).rows
-        table |= {row["_id"]: row["document"] for row in rows}
+    near = _rows_of(warehouse, tables.raw, "document", [key for key in unknown if _bucket(key) in chosen])
+    table |= {row["_id"]: row["document"] for row in near}
+    others = [key for key in unknown if _bucket(key) not in chosen]
+    there = {row["_id"] for row in _rows_of(warehouse, tables.raw, "position", others)}
+    source = {key: document for key, document in source.items() if key not in there}
     counts = _source_counts(collection, sorted(table_counts))
     read_at = connections.operation_time(client)
 
     result = Reconciliation(name, position, datetime.fromtimestamp(read_at.time, UTC), ranges=len(counts))
     moved = _moved_on(hours, contract, position, read_at)
-    result.sampled = len(source.keys() | table.keys())
+    result.sampled, result.found = len(source.keys() | table.keys()), len(there)
+    result.partitions, result.document_partitions = len(sizes), len(chosen)
     for key in sorted(source.keys() | table.keys()):
         if source.get(key) == table.get(key):
             continue
@@ -167,11 +173,11 @@ def _reconcile(
             result.differences.append(Difference(key, source.get(key), table.get(key)))
     in_flight: dict[date, int] = {}
     for key in moved:
-        bucket = date.fromisoformat(bucket_of(key))
+        bucket = _bucket(key)
         in_flight[bucket] = in_flight.get(bucket, 0) + 1
     result.source_documents = sum(counts.values())
     result.table_documents = sum(count for count, _ in table_counts.values())
-    others = [bucket for bucket in table_counts if bucket.year >= 2200]
+    hashed = [bucket for bucket in table_counts if bucket.year >= 2200]
     for label, ours, theirs, flying in [
         *(
             (bucket.isoformat()[:7], table_counts[bucket][0], counts[bucket.isoformat()], in_flight.get(bucket, 0))
@@ -180,7 +186,7 @@ def _reconcile(
         ),
         (
             "other _ids",
-            sum(table_counts[bucket][0] for bucket in others),
+            sum(table_counts[bucket][0] for bucket in hashed),
             counts["other"],
             sum(n for bucket, n in in_flight.items() if bucket.year >= 2200 or bucket not in table_counts),
         ),
@@ -196,6 +202,67 @@ def _reconcile(
     ).rows[0]
     result.typed_behind, result.unmapped = typed["behind"], typed["unmapped"]
     return result
+
+
+def _chosen(sizes: Mapping[date, int], sample: int, rng: random.Random) -> list[date]:
+    """Partitions to read documents of: at random by their size, at least PARTITIONS, and enough for the sample."""
+    by_chance = sorted(sizes, key=lambda bucket: rng.random() ** (1 / sizes[bucket]), reverse=True)
+    chosen: list[date] = []
+    while by_chance and (len(chosen) < PARTITIONS or sum(sizes[one] for one in chosen) < sample):
+        chosen.append(by_chance.pop(0))
+    return sorted(chosen)
+
+
+def _documents_sql(
+    warehouse: Warehouse,
+    raw: str,
+    chosen: Sequence[date],
+    sizes: Mapping[date, int],
+    rng: random.Random,
+    sample: int | None,
+) -> str:
+    """Statement of the documents to compare: all of the chosen partitions, or where these hold many more than the sample, a range of
+    neighbouring keys of each, whose ends are found among the keys alone and then stand in the statement for BigQuery to prune by."""
+    buckets = sql.dates([one.isoformat() for one in chosen])
+    whole = f"SELECT _id, document FROM `{raw}` WHERE NOT deleted AND bucket IN ({buckets})"
+    if sample is None or len(chosen) > PARTITIONS:
+        return whole
+    many = -(-sample // max(1, len(chosen)))
+    starts = [(one.isoformat(), rng.randint(1, max(1, sizes[one] - many + 1))) for one in chosen]
+    places = ", ".join(f"STRUCT(DATE '{bucket}' AS bucket, {start} AS start)" for bucket, start in starts)
+    if not places:
+        return whole
+    ends = warehouse.query(
+        f"SELECT k.bucket, MIN(k._id) AS first, MAX(k._id) AS last FROM (\n"
+        f"  SELECT bucket, _id, ROW_NUMBER() OVER (PARTITION BY bucket ORDER BY _id) AS place\n"
+        f"  FROM `{raw}` WHERE NOT deleted AND bucket IN ({buckets})\n"
+        f") AS k JOIN UNNEST([{places}]) AS p ON k.bucket = p.bucket\n"
+        f"WHERE k.place >= p.start AND k.place < p.start + {many} GROUP BY k.bucket",
+        name="cdc_reconcile",
+    ).rows
+    return (
+        "\nUNION ALL\n".join(
+            f"SELECT _id, document FROM `{raw}` WHERE NOT deleted AND bucket = DATE '{row['bucket']}'"
+            f" AND _id BETWEEN {sql.text(row['first'])} AND {sql.text(row['last'])}"
+            for row in ends
+        )
+        or whole
+    )
+
+
+def _rows_of(warehouse: Warehouse, raw: str, column: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+    if not keys:
+        return []
+    buckets = sql.dates(sorted({bucket_of(key) for key in keys}))
+    return warehouse.query(
+        f"SELECT _id, {column} FROM `{raw}` WHERE NOT deleted AND bucket IN ({buckets}) AND _id IN UNNEST(@keys)",
+        {"keys": list(keys)},
+        name="cdc_reconcile",
+    ).rows
+
+
+def _bucket(key: str) -> date:
+    return date.fromisoformat(bucket_of(key))
 
 
 def _source_counts(collection: Any, buckets: Iterable[date]) -> dict[str, int]:

@@ -23,7 +23,7 @@ from .state import CollectionState, PositionFile, Snapshot, UnitState, floor_hou
 
 _log = logging.getLogger(__name__)
 
-BATCH_SECONDS = 1 / 8
+BATCH_SECONDS = 1 / 32
 """One answer holds what the rate limit allows in so many seconds, for it is read at once; MongoDB ends it at 16 MiB."""
 CHUNK_BYTES = 32 << 20
 _CURSOR_ATTEMPTS = 20
