@@ -3,6 +3,7 @@
 import base64
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +13,9 @@ from segment.analytics.client import Client
 
 from dataplatform.collector.bodies import Malformed
 from dataplatform.collector.problems import Refusal
-from dataplatform.collector.segment import event_of, messages_of
+from dataplatform.collector.segment import EVENT_NAMES, event_of, messages_of
+from dataplatform.contracts.load import load_contracts
+from dataplatform.events.verdict import Judge
 from platform_tests.collector.conftest import Running
 
 
@@ -38,8 +41,26 @@ from platform_tests.collector.conftest import Running
             '{"event":"view_page_segment","name":"Home","params":{"p":1}}',
         ),
         ("screen", '{"event":"mine"}', '{"event":"view_screen_segment","segment_event":"mine"}'),
-        ("group", '{"groupId":"g","traits":null}', '{"event":"identify_group_segment","groupId":"g","params":null}'),
-        ("alias", '{"previousId":"p","userId":"u"}', '{"event":"alias_user_segment","previousId":"p","user_id":"u"}'),
+        # What group and alias say beside their traits becomes a param, where it can.
+        (
+            "group",
+            '{"groupId":"g","traits": {"plan": "x"}}',
+            '{"event":"identify_group_segment","params":{"groupId":"g","plan": "x"}}',
+        ),
+        ("group", '{"groupId":"g","traits":null}', '{"event":"identify_group_segment","params":{"groupId":"g"}}'),
+        ("group", '{"groupId":"g","traits": { }}', '{"event":"identify_group_segment","params":{"groupId":"g"}}'),
+        ("group", '{"traits":{"a":1}}', '{"event":"identify_group_segment","params":{"a":1}}'),
+        (
+            "group",
+            '{"groupId":"g","traits":{"groupId":"own"}}',
+            '{"event":"identify_group_segment","groupId":"g","params":{"groupId":"own"}}',
+        ),
+        ("group", '{"groupId":"g","traits":[1]}', '{"event":"identify_group_segment","groupId":"g","params":[1]}'),
+        (
+            "alias",
+            '{"previousId":"p","userId":"u"}',
+            '{"event":"alias_user_segment","user_id":"u","params":{"previousId":"p"}}',
+        ),
         (None, '{"type":"nonsense","messageId":"m"}', '{"type":"nonsense","event_id":"m"}'),
         ("track", '{"event":"x","writeKey":"secret"}', '{"event":"x"}'),
         ("track", '{"event":"x","session_id":"s","platform":"ios"}', '{"event":"x","session_id":"s","platform":"ios"}'),
@@ -82,6 +103,16 @@ def test_too_many_messages_and_half_a_body() -> None:
         messages_of(b'{"batch":[' + b",".join([b"{}"] * 1001) + b"]}", None)
     with pytest.raises(Malformed):
         messages_of(b'{"batch":[{}', None)
+
+
+def test_every_call_that_has_no_event_name_has_a_contract() -> None:
+    judge = Judge(load_contracts(Path(__file__).parents[2] / "schemas").events)
+    message = (
+        '{"messageId":"m","userId":"u","groupId":"g","previousId":"p","name":"n","traits":{"a":1},"properties":{"b":2}}'
+    )
+    for kind in EVENT_NAMES:
+        verdict = judge.judge(event_of(message.encode(), kind))
+        assert (verdict.event, verdict.reasons) == (EVENT_NAMES[kind], [])
 
 
 def records_of(collector: Running, *ids: str) -> dict[str, dict[str, Any]]:

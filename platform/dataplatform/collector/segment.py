@@ -2,7 +2,8 @@
 
 `messageId` becomes event_id, `timestamp` event_time, `sentAt` (of the message, else of the batch) sent_at, `userId`
 user_id, `anonymousId` device_id, `properties` or `traits` params; a track call's `event` is the event's name, the other
-calls have a name of their own (`EVENT_NAMES`). All other keys of the message stay beside them.
+calls have a name of their own (`EVENT_NAMES`). A group's `groupId` and an alias' `previousId` are put among the params. All
+other keys of the message stay beside them.
 """
 
 from dataclasses import dataclass, field
@@ -20,8 +21,7 @@ EVENT_NAMES = {
     "group": "identify_group_segment",
     "alias": "alias_user_segment",
 }
-"""Event name of each call that has none of its own: action, object and the service `segment`, so that a contract can
-be written for it. Without one they are unknown events: stored, refused, and replayed once there is a contract."""
+"""Event name of each call that has none of its own; their contracts are in `schemas/events/segment/`."""
 KINDS = ("track", *EVENT_NAMES)
 
 _RENAMED = {
@@ -32,6 +32,8 @@ _RENAMED = {
     "anonymousId": "device_id",
 }
 _PARAMS = {"track": "properties", "page": "properties", "screen": "properties", "identify": "traits", "group": "traits"}
+_ALSO_PARAMS = {"group": b"groupId", "alias": b"previousId"}
+"""What these calls say outside of their traits: it becomes a param too, so that it can be a column."""
 _LEFT_OUT = ("writeKey",)
 """Who may send, not what was sent."""
 _SHARED = ("sentAt", "context", "integrations")
@@ -103,10 +105,24 @@ def event_of(raw: bytes, kind: str | None, shared: dict[str, bytes] | None = Non
         while new in members:
             new = f"segment_{new}"
         members[new] = bytes(value)
+    if kind in _ALSO_PARAMS and (text := _with_param(members, _ALSO_PARAMS[kind])) is not None:
+        del members[_ALSO_PARAMS[kind].decode()]
+        members["params"] = text
     for name, text in (shared or {}).items():
         if name not in keys:
             members.setdefault(_RENAMED.get(name, name), text)
     return b"{" + b",".join(msgspec.json.encode(name) + b":" + value for name, value in members.items()) + b"}"
+
+
+def _with_param(members: dict[str, bytes], name: bytes) -> bytes | None:
+    """The params with what stands beside them under this name; None where that is not there, or not to be put there."""
+    value, params = members.get(name.decode()), members.get("params", b"null")
+    if value is None:
+        return None
+    inner = {} if params == b"null" else _keys_of(params)
+    if inner is None or name.decode() in inner:
+        return None
+    return b'{"%b":%b%b' % (name, value, b"," + params.lstrip()[1:] if inner else b"}")
 
 
 def _is_taken(name: str, keys: dict[str, Raw], params: str | None, shared: dict[str, bytes]) -> bool:
