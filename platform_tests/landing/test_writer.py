@@ -1,5 +1,6 @@
 import asyncio
 import errno
+import fcntl
 import os
 import random
 import re
@@ -328,6 +329,26 @@ def test_a_starting_writer_finishes_what_the_dead_left_but_not_what_the_living_h
     living.append(b"2", HOUR)
     living.close()
     assert len(local.files(HOUR)) == 2
+
+
+def test_a_file_that_is_taken_for_a_dead_writers_before_it_is_locked_is_opened_again(
+    local: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, taken = fcntl.flock, []
+
+    def flock_after_another(descriptor: int, operation: int) -> None:
+        if not taken:
+            taken.append(descriptor)
+            assert local.finish_dead() == 1
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_after_another)
+    writer = Writer(local)
+    writer.append(b"1", HOUR)
+    writer.flush()
+    assert taken
+    writer.close()
+    assert lines(local) == [b"1"]
 
 
 def test_readers_listing_while_files_are_finished_see_no_half_file(local: Landing) -> None:

@@ -101,16 +101,19 @@ def open_for_append(path: Path) -> int:
     if path.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     growing = path.with_name(path.name + OPEN_SUFFIX)
-    descriptor = os.open(growing, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    try:
-        # Between the creation and the lock someone may take the file for a dead writer's and remove it.
-        if not (lock(descriptor) and is_at(descriptor, growing)):
-            raise FileExistsError(errno.EEXIST, "taken for a dead writer's file", str(growing))
-        sync_folder(path.parent)
-    except BaseException:
+    while True:
+        descriptor = os.open(growing, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            # Between the creation and the lock someone may take the file for a dead writer's and remove it. Who does holds the
+            # lock until it is removed, so the name is free again when we have it.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if is_at(descriptor, growing):
+                sync_folder(path.parent)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
-        raise
-    return descriptor
 
 
 def finish(descriptor: int, path: Path) -> None:
