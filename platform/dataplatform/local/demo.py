@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -27,7 +28,7 @@ from . import control
 from .fraud_demo import show_fraud
 from .lineage_demo import show_lineage
 from .services import SERVICES
-from .shop import show_collections
+from .shop import apply_collections, change_collections
 from .simulator import Account, Batch, Traffic, send
 from .stack import is_running, read_memory
 
@@ -64,6 +65,8 @@ class Demo:
     checks: list[tuple[str, bool, str]] = field(default_factory=list)
     sent: dict[datetime, SimulatedHour] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
+    changed: Future[str] | None = None
+    """The changes of the shop's collections, which are made while the events are materialised."""
 
     def say(self, line: str = "") -> None:
         """A line of progress with the time since the start."""
@@ -176,9 +179,16 @@ def simulate(demo: Demo) -> None:
     )
 
 
-def show_dagster(demo: Demo) -> None:
-    """The web interface, so that one can watch, and all else but the daemon."""
-    _up(demo, [name for name in _wanted(demo) if name != DAEMON], {})
+def go_on_beside(demo: Demo) -> None:
+    """The web interface, so that one can watch, and all else but the daemon; then the shop's changes. Nobody waits for it."""
+
+    def beside() -> str:
+        _up(demo, [name for name in _wanted(demo) if name != DAEMON], {})
+        return change_collections(demo.settings)
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix="beside")
+    demo.changed = pool.submit(beside)
+    pool.shutdown(wait=False)
 
 
 def materialise(demo: Demo) -> None:
@@ -191,8 +201,20 @@ def materialise(demo: Demo) -> None:
     demo.check("every blocking check holds", not result.broken, "; ".join(result.broken[:5]))
 
 
-def start_the_rest(demo: Demo) -> None:
-    """All services, among them the daemon, which from now on does by itself what the demo did by hand."""
+def show_collections(demo: Demo) -> None:
+    """What changed in the shop meanwhile: captured, applied and compared with its source."""
+    assert demo.changed is not None
+    demo.say(f"  {demo.changed.result()}")
+    apply_collections(demo)
+
+
+def start_the_daemon(demo: Demo) -> None:
+    """The daemon from now on does by itself what the demo did by hand; it comes up while the last steps look around."""
+    control.up(demo.settings, _wanted(demo), wait=False)
+
+
+def check_services(demo: Demo) -> None:
+    """Everything runs."""
     wanted = _wanted(demo)
     _up(demo, wanted, {})
     demo.check(f"all {len(wanted)} services run", all(_runs(demo, name) for name in wanted))
@@ -284,15 +306,16 @@ def show_places(demo: Demo) -> None:
 STEPS: list[Step] = [
     Step("starting what takes events in", start),
     Step("simulating a marketplace", simulate),
-    Step("starting Dagster's web interface and what else there is", show_dagster),
+    Step("starting Dagster's web interface and what else there is; meanwhile", go_on_beside),
     Step("materialising all that is due", materialise),
-    Step("changing a shop's collections, and capturing that", show_collections),
+    Step("applying what changed in a shop's collections meanwhile", show_collections),
     Step("deciding about fraud, and changing a threshold", show_fraud),
     Step("what comes from where", show_lineage),
-    Step("starting Dagster's daemon", start_the_rest),
+    Step("starting Dagster's daemon", start_the_daemon),
     Step("what became of everything", show_ledger),
     Step("looking into the tables", check_tables),
     Step("looking at the graph", check_assets),
+    Step("looking after the services", check_services),
     Step("where to look now", show_places),
 ]
 

@@ -65,12 +65,13 @@ def show_fraud(demo: Telling, *, decisions: int = 300) -> None:
     url = read_memory(demo.settings.data_dir.resolve()).services["decisions"].url
     assert url is not None
     service = Decisions(url)
+    mule, began = _pay_many(demo), time.monotonic()
     _decide_many(demo, service, decisions)
     _change_a_threshold(demo, service)
-    _alert_and_case(demo, service)
+    _patterns(demo)
+    _alert_and_case(demo, service, mule, began)
     _materialise(demo)
     _backtest(demo)
-    _patterns(demo)
 
 
 def _decide_many(demo: Telling, service: Decisions, count: int) -> None:
@@ -168,8 +169,8 @@ def _change_a_threshold(demo: Telling, service: Decisions) -> None:
     store.rollback(POLICY, by=author, reason="The demo is over.")
 
 
-def _alert_and_case(demo: Telling, service: Decisions) -> None:
-    """A new account that pays many: its landed events become alerts, and these a case.
+def _pay_many(demo: Telling) -> str:
+    """Events of a new account that pays many; tells whose.
 
     They are received before the demo's first hour, so that they are in no hour whose events the demo counts.
     """
@@ -188,16 +189,18 @@ def _alert_and_case(demo: Telling, service: Decisions) -> None:
     events = list(_mule(mule, received))
     body = json.dumps(events).encode()
     send(collector, [Batch(hour, received, "/v1/events", body, len(events))], connections=1)
-    began = time.monotonic()
+    return mule
+
+
+def _alert_and_case(demo: Telling, service: Decisions, mule: str, began: float) -> None:
+    """The landed events of the new account become alerts, and these a case."""
     cases: list[dict[str, Any]] = []
     while not cases and time.monotonic() - began < ALERT_SECONDS:
         time.sleep(0.05)
         cases = service.cases(mule)
     seconds = time.monotonic() - began
     for case in cases:
-        demo.say(
-            f"  {len(events)} events of {mule}: {case['alerts']} alerts in case {case['id']} after {seconds:.1f} s"
-        )
+        demo.say(f"  the transfers of {mule}: {case['alerts']} alerts in case {case['id']} within {seconds:.1f} s")
     demo.check("landed events become alerts and one case", [case["level"] for case in cases] == ["warn_confirm"])
 
 

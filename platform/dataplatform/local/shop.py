@@ -18,6 +18,7 @@ from bson import Decimal128, Int64, ObjectId
 from pymongo import InsertOne, MongoClient
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
+from ..contracts.collections import CollectionContract, load_collections
 from ..settings import Settings
 
 DATABASE = "shop"
@@ -261,29 +262,45 @@ class Telling(Protocol):
     def check(self, name: str, holds: bool, detail: str = "") -> None: ...
 
 
-def show_collections(demo: Telling, *, articles: int = 400, changes: int = 1500, wait_seconds: float = 90.0) -> None:
-    """A step of the demo: change the shop's collections, wait for the running capture, apply, and compare with the source."""
+def change_collections(settings: Settings, *, articles: int = 400, changes: int = 1500) -> str:
+    """Make changes in the shop's collections; says what was done."""
+    from ..cdc.connections import connect
+
+    contracts = shop_contracts(settings)
+    if not contracts:
+        return "no collections of the shop are under contract"
+    client = connect(settings, next(iter(contracts.values())).connection)
+    try:
+        shop = Shop(client, seed=int(time.time()))
+        shop.fill(articles=articles)
+        began = time.monotonic()
+        shop.run(changes=changes)
+        return f"{changes:,} changes and transactions made in {time.monotonic() - began:.1f} s"
+    finally:
+        client.close()
+
+
+def shop_contracts(settings: Settings) -> dict[str, CollectionContract]:
+    """The contracts of the shop's collections by name."""
+    contracts = load_collections(settings.schemas_dir).contracts
+    return {name: one for name, one in contracts.items() if one.database == DATABASE}
+
+
+def apply_collections(demo: Telling, *, wait_seconds: float = 90.0) -> None:
+    """A step of the demo: wait for the running capture to reach the last change, apply, and compare with the source."""
     from ..catch_up import definitions_of
     from ..cdc.connections import connect, operation_time
     from ..cdc.hours import CollectionHours
     from ..cdc.reconcile import reconcile
     from ..cdc.status import status_of
-    from ..contracts.collections import load_collections
     from ..runs import dagster_instance, execute
 
     settings = demo.settings
-    contracts = {
-        name: one for name, one in load_collections(settings.schemas_dir).contracts.items() if one.database == DATABASE
-    }
+    contracts = shop_contracts(settings)
     if not contracts:
         return
     hours = CollectionHours(settings, contracts)
     client = connect(settings, next(iter(contracts.values())).connection)
-    shop = Shop(client, seed=int(time.time()))
-    shop.fill(articles=articles)
-    began = time.monotonic()
-    shop.run(changes=changes)
-    demo.say(f"  {changes:,} changes and transactions made in {time.monotonic() - began:.1f} s")
     now = operation_time(client)
     client.close()
     deadline = time.monotonic() + wait_seconds

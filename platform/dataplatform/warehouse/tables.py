@@ -23,7 +23,7 @@ type ColumnSpec = Mapping[str, Any]
 SPEC_LABEL = "dataplatform_spec"
 """Label of a table that holds the digest of the spec it was last made to meet, so that one listing tells what changed."""
 
-PARALLEL_CHANGES = 8
+PARALLEL_CHANGES = 10
 """Tables made or changed at a time; each is a request of its own, and there may be a thousand."""
 
 WIDENINGS: dict[tuple[str, str], bool] = dict.fromkeys(
@@ -93,9 +93,7 @@ def ensure(warehouse: Warehouse, specs: Iterable[TableSpec]) -> list[str]:
             for spec in wanted
             if spec.name not in existing or (existing[spec.name].labels or {}).get(SPEC_LABEL) != spec.digest
         ]
-        # The embedded server makes one at a time, and takes longer where several wait.
-        parallel = 1 if warehouse.embedded else PARALLEL_CHANGES
-        with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool:
+        with ThreadPoolExecutor(PARALLEL_CHANGES, thread_name_prefix="table") as pool:
             for done in pool.map(lambda one: one[0](warehouse, one[1]), work):
                 changes += done
     return changes
