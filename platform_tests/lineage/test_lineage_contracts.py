@@ -38,12 +38,21 @@ def edges() -> list[StoredEdge]:
         (("mysql.ledger.transfers", "amount"), ("local.fraud.features_user", "transferred_1h_to_mean")),
         (("event.pay.send_transfer_pay", "params.receiver.account_no"), ("local.fraud.features_user", "receivers_24h")),
         (("mongodb.shop.articles", "price"), ("fraud.policy.bait_article", "level")),
+        (("mongodb.shop.transactions", "amount"), ("local.fraud.features_user", "purchased_30d")),
+        (("mongodb.shop.transactions", "buyer"), ("local.fraud.features_user", "sold_to_7d")),
+        (("mongodb.shop.articles", "_id"), ("local.fraud.features_article", "prices_7d")),
     ],
 )
 def test_from_a_source_to_features_and_policies(
     edges: list[StoredEdge], start: tuple[str, str], reached: tuple[str, str]
 ) -> None:
-    assert reached in {one.node for one in Graph(edges).reach(start)}
+    assert reached in {one.node for one in Graph(edges).reach(start, indirect=start[1] == "_id")}
+
+
+def test_a_count_of_people_is_no_personal_data(edges: list[StoredEdge]) -> None:
+    found = spread(Graph(edges), {("mongodb.shop.transactions", "buyer"): "user_id"})
+    assert ("local.fraud.features_user", "sold_to_7d") in {one.edge.target for one in found.stopped}
+    assert ("local.fraud.features_user", "sold_to_7d") not in {one.node for one in found.findings}
 
 
 def test_assets_are_who_makes_a_table_and_what_it_promises(edges: list[StoredEdge]) -> None:
@@ -71,6 +80,7 @@ def test_personal_data_of_a_source_is_followed_and_tags_are_proposed(edges: list
     assert ("local.events.register_account_pay", "holder__name") in columns
     assert {tag["policy_tag"] for tag in tags} == {"projects/p/tags/1"}
     assert table_owners(SETTINGS)["ledger.accounts"] == "payments"
+    assert table_owners(SETTINGS)["pay.send_transfer_pay"] == "payments"
 
 
 @pytest.mark.parametrize(
@@ -132,6 +142,28 @@ def test_a_contracts_change_names_what_breaks_and_whose_it_is(changed: Path) -> 
     assert "gone     local.events.charge_balance_pay.amount of payments" in broken.output
     assert "breaks local.fraud.features_user.charged_24h of trust" in broken.output
     assert "breaks fraud.policy.withdrawal.level of trust" in broken.output
+
+
+def test_changes_of_collections_and_features_break_as_well(changed: Path) -> None:
+    def told(file: str, before: str, after: str) -> str:
+        path = changed / file
+        text = path.read_text()
+        assert before in text
+        path.write_text(text.replace(before, after))
+        result = CliRunner().invoke(lineage, ["contracts", "HEAD", "--declared"])
+        path.write_text(text)
+        return result.output
+
+    retyped = told("collections/shop.transactions.yaml", "path: amount, type: NUMERIC", "path: amount, type: STRING")
+    assert "retyped  mongodb.shop.transactions.amount of payments" in retyped
+    assert "breaks local.mongo.shop__transactions.amount of payments" in retyped
+    assert "breaks local.fraud.features_user.purchased_30d of trust" in retyped
+    gone = told("collections/shop.articles.yaml", "path: price,", "path: cost,")
+    assert "gone     mongodb.shop.articles.price of listings" in gone
+    assert "breaks fraud.policy.bait_article.level of trust" in gone
+    assert "gone     local.fraud.features_user.sales_30d of trust" in told(
+        "features/user.yaml", "name: sales_30d,", "name: sales_month,"
+    )
 
 
 def test_impact_tells_owner_promise_and_last_use(tmp_path: Path) -> None:

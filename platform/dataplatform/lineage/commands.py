@@ -13,14 +13,13 @@ import click
 from ..errors import PlatformError
 from ..settings import get_settings
 from .catalog import load_catalog
-from .declared import contract_marks, declared_edges, promises, table_owners
+from .declared import contract_marks, promises, table_owners
 from .impact import (
     Graph,
     as_dot,
     as_mermaid,
     as_records,
     as_table,
-    broken_columns,
     changes,
     parse_node,
     read_edges,
@@ -229,26 +228,17 @@ def diff(old: Path | None, new: Path, check: bool) -> None:
 @click.option("--check", is_flag=True, help="Exit with status 1 when something breaks.")
 def contracts(reference: str, edges: Path | None, declared: bool, check: bool) -> None:
     """What the contracts' changes since the Git commit, branch or tag REF break downstream, with the owner of each."""
-    from ..contracts.history import contracts_at
-    from ..contracts.load import load_contracts
+    from .contract_changes import contract_changes
 
-    settings = get_settings()
-    old, _ = contracts_at(settings.schemas_dir, reference)
-    new = load_contracts(settings.schemas_dir)
-    known = list(declared_edges(settings, old))
-    if not declared:
-        known += _graph(edges).edges
-    graph = Graph(known)
-    owners = table_owners(settings)
+    changed = contract_changes(get_settings(), reference)
+    graph = Graph([*changed.edges, *([] if declared else _graph(edges).edges)])
     broken = 0
-    for column in broken_columns(old.events, new.events):
-        table = f"{settings.project}.{settings.dataset('events')}.{column.event}"
-        click.echo(
-            f"{column.what:9}{table}.{column.name} of {owners.get(_short(table)) or old.events[column.event].owner}"
-        )
-        for one in graph.reach((table, column.name), indirect=True):
+    for column in changed.broken:
+        owner = changed.owners.get(_short(column.node[0]))
+        click.echo(f"{column.what:9}{'.'.join(column.node)}{f' of {owner}' if owner else ''}")
+        for one in graph.reach(column.node, indirect=True):
             broken += 1
-            owner = owners.get(_short(one.node[0]))
+            owner = changed.owners.get(_short(one.node[0]))
             click.echo(f"    breaks {'.'.join(one.node)}{f' of {owner}' if owner else ''}")
     if not broken:
         click.echo(f"nothing downstream breaks since {reference}")

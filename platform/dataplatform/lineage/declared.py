@@ -83,7 +83,7 @@ class _Discovered(msgspec.Struct):
 
 
 def collection_edges(settings: Settings, discovered: Mapping[str, str]) -> Iterator[StoredEdge]:
-    """MongoDB field → its place in the raw document → typed column.
+    """MongoDB field → its place in the raw document and in that of each change → typed column.
 
     `discovered`: `<database>.<collection>` → JSON of the typed table's schema in force. Where it is missing, the contract's
     fields are told under their own names.
@@ -100,9 +100,11 @@ def collection_edges(settings: Settings, discovered: Mapping[str, str]) -> Itera
         else:
             pairs = [(one.path, one.path) for one in contract.fields]
         yield _declared(source, "_id", raw, "_id")
+        yield _declared(source, "_id", f"{raw}__changes", "_id")
         yield _declared(source, "_id", typed, "_id")
         for path, column in pairs:
             yield _declared(source, path, raw, f"document.{path}")
+            yield _declared(source, path, f"{raw}__changes", f"document.{path}")
             yield _declared(raw, f"document.{path}", typed, column, "TRANSFORMATION")
 
 
@@ -155,20 +157,57 @@ def feature_edges(settings: Settings, contracts: Contracts) -> Iterator[StoredEd
                     if part in names:
                         yield _declared(target, str(part), target, name, "TRANSFORMATION", expression=aggregation)
                 continue
-            source = f"{settings.project}.{settings.dataset('events')}.{event}"
-            columns = _event_columns(contracts, str(event))
-            by = str(feature.get("by") or key)
-            value = feature.get("of") or ("occurred_at" if aggregation.startswith("time_since") else "event_id")
-            said = f"{aggregation.upper()}({value})"
+            by, where = str(feature.get("by") or key), str(feature.get("where") or "")
+            value = str(feature.get("of") or ("occurred_at" if aggregation.startswith("time_since") else "event_id"))
+            source, columns = _read_by_features(settings, contracts, str(event), {value, by, *_names_in(where)})
+            if "." in str(event):
+                yield from _change_edges(f"mongodb.{event}", source, columns.values())
             counted = aggregation in ("count", "count_distinct")
-            for column in sorted(_names_in(str(value)) & columns):
-                yield _declared(source, column, target, name, "AGGREGATION", masking=counted, expression=said)
+            said = _SAID.get(aggregation, f"{aggregation.upper()}({{}})").format(value)
+            for column in sorted(_names_in(value) & columns.keys()):
+                yield _declared(source, columns[column], target, name, "AGGREGATION", masking=counted, expression=said)
             if by in columns:
-                yield _declared(source, by, target, name, "GROUP_BY", kind="INDIRECT", expression=by)
-                yield _declared(source, by, target, "entity_key", expression=by)
-            where = str(feature.get("where") or "")
-            for column in sorted(_names_in(where) & columns):
-                yield _declared(source, column, target, name, "CONDITIONAL", kind="INDIRECT", expression=where)
+                yield _declared(source, columns[by], target, name, "GROUP_BY", kind="INDIRECT", expression=by)
+                yield _declared(source, columns[by], target, "entity_key", expression=by)
+            for column in sorted(_names_in(where) & columns.keys()):
+                yield _declared(source, columns[column], target, name, "CONDITIONAL", kind="INDIRECT", expression=where)
+
+
+def _read_by_features(
+    settings: Settings, contracts: Contracts, event: str, names: Iterable[str]
+) -> tuple[str, dict[str, str]]:
+    """The table that features of an event are made from, and the columns of it that `names` are.
+
+    Of a collection (`<database>.<collection>`) it is the table of changes; any name is a path of the document there, with `__` for the dot.
+    """
+    if "." not in event:
+        table = f"{settings.project}.{settings.dataset('events')}.{event}"
+        return table, {name: name for name in _event_columns(contracts, event)}
+    table = f"{settings.project}.{settings.dataset('mongo_raw')}.{event.replace('.', '__', 1)}__changes"
+    return table, {name: _OF_CHANGES.get(name) or f"document.{name.replace('__', '.')}" for name in names}
+
+
+_SAID = {"count_distinct": "COUNT(DISTINCT {})", "mean": "AVG({})"}
+"""Aggregations that SQL names otherwise."""
+_OF_CHANGES = {"operation": "operation", "document_id": "_id", "event_id": "_id", "occurred_at": "changed_at"}
+"""Names that are no fields of the document → columns of the table of changes."""
+
+
+def _change_edges(collection: str, changes: str, columns: Iterable[str]) -> Iterator[StoredEdge]:
+    for column in columns:
+        path = column.removeprefix("document.")
+        if path != column or path == "_id":
+            yield _declared(collection, path, changes, column)
+
+
+def feature_types(settings: Settings) -> dict[Node, str]:
+    """Feature → the type that its contract states, or nothing."""
+    return {
+        (features_table(settings, str(document.get("entity"))), str(feature["name"])): str(feature.get("type") or "")
+        for _, document in _documents(settings, "features")
+        for feature in document.get("features") or ()
+        if isinstance(feature, dict) and feature.get("name")
+    }
 
 
 def features_table(settings: Settings, entity: str) -> str:
@@ -359,10 +398,12 @@ def table_owners(settings: Settings) -> Mapping[str, str]:
     contracts, _ = load_contracts_leniently(settings.schemas_dir)
     dataset = settings.dataset("events")
     owners = {f"{dataset}.{contract.name}": contract.owner for contract in contracts.events.values()}
+    owners |= {f"{contract.service}.{contract.name}": contract.owner for contract in contracts.events.values()}
     for namespace, collection in load_collections_leniently(settings.schemas_dir)[0].contracts.items():
         owners[namespace] = collection.owner
         for dataset in (settings.dataset("mongo_raw"), settings.dataset("mongo")):
             owners[f"{dataset}.{collection_table(collection)}"] = collection.owner
+        owners[f"{settings.dataset('mongo_raw')}.{collection_table(collection)}__changes"] = collection.owner
     for source in _sources(settings):
         for name, described in source.tables.items():
             owners.setdefault(f"{source.database}.{name}", described.owner or source.owner)

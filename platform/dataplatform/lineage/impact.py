@@ -12,15 +12,12 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
 from ..errors import PlatformError
 from .edges import CONTRACT, WHOLE_ROW
-
-if TYPE_CHECKING:
-    from ..contracts.events import EventContract
 
 Node = tuple[str, str]
 """(table, column path)"""
@@ -346,27 +343,6 @@ def changes(before: Iterable[StoredEdge], after: Iterable[StoredEdge]) -> list[C
             had, has = old.get(node, set()), new.get(node, set())
             found.append(Change(node, tuple(sorted(has - had)), tuple(sorted(had - has)), node not in new))
     return found
-
-
-@dataclass(frozen=True)
-class BrokenColumn:
-    """A column of an event's table that its contract gives no more, or gives as another type."""
-
-    event: str
-    name: str
-    what: Literal["gone", "retyped"]
-
-
-def broken_columns(old: Mapping[str, EventContract], new: Mapping[str, EventContract]) -> Iterator[BrokenColumn]:
-    """Columns of events that readers cannot rely on any more."""
-    for event, before in old.items():
-        after = new.get(event)
-        now = {column.name: (column.field.type, column.field.repeated) for column in after.columns} if after else {}
-        for column in before.columns:
-            if column.name not in now:
-                yield BrokenColumn(event, column.name, "gone")
-            elif now[column.name] != (column.field.type, column.field.repeated):
-                yield BrokenColumn(event, column.name, "retyped")
 
 
 def _sources(edges: Iterable[StoredEdge]) -> dict[Node, set[Node]]:
