@@ -18,6 +18,7 @@ from dataplatform.cdc.changes import Change, decode, encode, fold, time_text
 from dataplatform.cdc.hours import CollectionHours
 from dataplatform.cdc.positions import Position
 from dataplatform.cdc.reconcile import reconcile, repair
+from dataplatform.cdc.schema import MAX_KEYS
 from dataplatform.cdc.state import CollectionState, PositionFile, UnitState, announce_late
 from dataplatform.cdc.status import status_of
 from dataplatform.errors import PlatformError
@@ -34,7 +35,7 @@ def test_a_collection_from_a_dagster_run_to_a_repair(lab: Lab) -> None:
     rows of the table are broken, found and repaired, and a type widens below a STRUCT (a rewrite). One collection, as each sync
     costs seconds."""
     contract = lab.contract("docs", "deletes: keep\nfields:\n  - {path: pinned, type: NUMERIC, description: Money.}\n")
-    lab.db.docs.insert_many([{"_id": n, "n": n, "o": {"a": n}, "l": [n]} for n in range(4)])
+    lab.db.docs.insert_many([{"_id": n, "n": n, "o": {"a": n}, "l": [n], "m": {"a": n}} for n in range(4)])
     lab.capture()
     lab.db.docs.insert_one({"_id": "v", "v": 1})
     time.sleep(0.05)
@@ -85,6 +86,7 @@ def test_a_collection_from_a_dagster_run_to_a_repair(lab: Lab) -> None:
     lab.db.docs.insert_one({"_id": "text", "n": "5", "o": [1], "pinned": "no number"})
     lab.db.docs.insert_one({"_id": "double", "n": 2.5, "pinned": 3})
     lab.db.docs.insert_one({"_id": "large", "pinned": Decimal128("1E+40")})
+    lab.db.docs.insert_one({"_id": "flood", "m": {"a": 1} | {f"k{n}": "v" for n in range(MAX_KEYS)}})
     lab.db.docs.delete_one({"_id": 2})
     lab.sync()
     lab.assert_equal("docs")
@@ -102,8 +104,10 @@ def test_a_collection_from_a_dagster_run_to_a_repair(lab: Lab) -> None:
     assert ("/o", "conflict", "STRUCT", "array") in steps
     assert ("/pinned", "conflict", "NUMERIC", "decimal out of range") in steps
     assert json_of(typed['"large"']["_unmapped"]) == {"/pinned": {"$numberDecimal": "1E+40"}}
+    flood = {f"/m/k{n}": "v" for n in range(MAX_KEYS)}
+    assert (typed['"flood"']["m"], json_of(typed['"flood"']["_unmapped"])) == ({"a": 1}, flood)
     (status,) = status_of(lab.settings, lab.contracts)
-    assert status.conflicts == sum(step == "conflict" for _, step, _, _ in steps) > 2
+    assert status.conflicts == sum(step in ("conflict", "too_many_keys") for _, step, _, _ in steps) > 4
 
     hours = lab.hours()
     assert hours.due(soon()) == []
@@ -135,6 +139,7 @@ def test_a_collection_from_a_dagster_run_to_a_repair(lab: Lab) -> None:
     typed = lab.typed("docs")
     assert (typed['"rewrite"']["o"], typed['"rewrite"']["l"]) == ({"a": 1.5, "b": "new"}, [0.5])
     assert typed['{"$numberInt":"3"}']["o"] == {"a": 3.0, "b": None}
+    assert json_of(typed['"flood"']["_unmapped"]) == flood
     kept = lab.query(
         'SELECT n, o, l FROM `{typed}` WHERE _deleted AND _id = \'{{"$numberInt":"2"}}\'', **lab.names("docs")
     )

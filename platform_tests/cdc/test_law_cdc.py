@@ -186,7 +186,7 @@ def law(
         wait_for(lambda: lab.state.token is not None, "the capture's first commit", 60)
         workload.thread.start()
         for what in order:
-            time.sleep(chaos.rng.uniform(0.2, 3.0 if dagster else 1.2))
+            time.sleep(chaos.rng.uniform(0.2, 3.0 if dagster else 0.8))
             chaos.keep_running(run=dagster or what in ("run", "bigquery"))
             if what == "run":
                 time.sleep(chaos.rng.uniform(0.2, 12.0) if dagster else chaos.rng.uniform(1.0, 4.0))
@@ -216,7 +216,7 @@ def law(
     finally:
         lab.close()
         workload.client.close()
-        mongo.stop()
+        mongo.kill()
 
 
 def operation_number(row: dict[str, Any]) -> int | None:

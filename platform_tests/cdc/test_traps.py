@@ -236,14 +236,14 @@ def test_snapshot_overlap(lab: Lab) -> None:
 
 def test_snapshot_resumes_at_its_last_chunk(lab: Lab) -> None:
     # Slow at first, so that it is stopped in the middle however busy the machine is.
-    lab.contract("docs", "snapshot: {chunk_documents: 100, documents_per_second: 100}\n")
+    lab.contract("docs", "snapshot: {chunk_documents: 20, documents_per_second: 100}\n")
     lab.db.docs.insert_many([{"_id": n} for n in range(1000)])
     background = Background(lab)
     name = f"{lab.database}.docs"
-    wait_for(lambda: rows_of(lab, name) >= 300, "300 rows of the snapshot")
+    wait_for(lambda: rows_of(lab, name) >= 60, "60 rows of the snapshot")
     background.end()
-    assert 300 <= rows_of(lab, name) < 1000
-    lab.contract("docs", "snapshot: {chunk_documents: 100}\n")
+    assert 60 <= rows_of(lab, name) < 1000
+    lab.contract("docs", "snapshot: {chunk_documents: 100, documents_per_second: 5000}\n")
     state = lab.capture()
     (snapshot,) = state.collections[name].ended
     assert snapshot.rows == 1000

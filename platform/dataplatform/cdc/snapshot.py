@@ -24,7 +24,8 @@ from .state import CollectionState, PositionFile, Snapshot, UnitState, floor_hou
 _log = logging.getLogger(__name__)
 
 BATCH_SECONDS = 1 / 32
-"""One answer holds what the rate limit allows in so many seconds, for it is read at once; MongoDB ends it at 16 MiB."""
+"""One answer holds what the rate limit allows in so many seconds. It is read at once, and holds others at the source up meanwhile: short
+answers are what keeps the slowest of the workload's requests as they were. MongoDB ends an answer at 16 MiB."""
 CHUNK_BYTES = 32 << 20
 _CURSOR_ATTEMPTS = 20
 
