@@ -21,9 +21,8 @@ from dataplatform.warehouse.client import Warehouse
 HOUR = timedelta(hours=1)
 
 
-def sources(settings: Settings, table: str) -> dict[str, set[str]]:
-    """Column of a table → the columns that feed it now."""
-    graph = Graph(stored.stored_edges(settings))
+def sources(graph: Graph, table: str) -> dict[str, set[str]]:
+    """Column of a table → the columns that feed it."""
     found: dict[str, set[str]] = {}
     for edge in graph.edges:
         if edge.target_table == table and edge.type == "DIRECT":
@@ -37,9 +36,10 @@ def test_what_changes_is_resolved_again_and_nothing_is_forgotten(settings_for: C
     warehouse, ours = Warehouse(settings), stored.catalog_warehouse(settings)
     stream = LineageHours(settings, Contracts())
     shop = warehouse.dataset_id("shop")
-    warehouse.query(f"CREATE SCHEMA `{shop}`")
-    warehouse.query(f"CREATE TABLE `{shop}.base` (id INT64, mail STRING)")
-    warehouse.query(f"INSERT INTO `{shop}.base` (id, mail) VALUES (1, 'x')")
+    warehouse.query(
+        f"CREATE SCHEMA `{shop}`; CREATE TABLE `{shop}.base` (id INT64, mail STRING);"
+        f" INSERT INTO `{shop}.base` (id, mail) VALUES (1, 'x')"
+    )
     copied = f"CREATE OR REPLACE TABLE `{shop}.copied` AS SELECT * FROM `{shop}.base`"
     warehouse.query(copied)
     warehouse.query(f"CREATE TABLE `{shop}.brief` AS SELECT id, mail AS m FROM `{shop}.base`")
@@ -52,18 +52,21 @@ def test_what_changes_is_resolved_again_and_nothing_is_forgotten(settings_for: C
     first = stored.collect(ours, hour, hour + HOUR)
     stored.note_hours(ours, settings, Contracts(), first)
     assert [piece.assets for piece in stream.due(hour + HOUR)] == [COLUMNS]
-    assert sources(settings, f"{shop}.copied") == {"id": {"base.id"}, "mail": {"base.mail"}}
-    assert sources(settings, f"{shop}.kept") == {"m": {"brief.m"}}
+    graph = Graph(stored.stored_edges(settings))
+    assert sources(graph, f"{shop}.copied") == {"id": {"base.id"}, "mail": {"base.mail"}}
+    assert sources(graph, f"{shop}.kept") == {"m": {"brief.m"}}
 
     # Other columns: the same text tells other edges from its next run on; what it told before stays on record.
     looked = datetime.now(UTC)
-    warehouse.query(f"ALTER TABLE `{shop}.base` ADD COLUMN age INT64")
-    warehouse.query(f"UPDATE `{shop}.base` SET age = 3 WHERE TRUE")
-    warehouse.query(f"ALTER TABLE `{shop}.base` DROP COLUMN mail")
+    warehouse.query(
+        f"ALTER TABLE `{shop}.base` ADD COLUMN age INT64; UPDATE `{shop}.base` SET age = 3 WHERE TRUE;"
+        f" ALTER TABLE `{shop}.base` DROP COLUMN mail;"
+        f" CREATE TABLE `{shop}.empty` (a INT64); CREATE TABLE `{shop}.filled` (a INT64)"
+    )
     warehouse.query(copied)
-    warehouse.query(f"CREATE TABLE `{shop}.empty` (a INT64)")
     stored.collect(ours, hour, hour + HOUR)
-    assert sources(settings, f"{shop}.copied").keys() == {"id", "age"}
+    graph = Graph(stored.stored_edges(settings))
+    assert sources(graph, f"{shop}.copied").keys() == {"id", "age"}
     assert (catalog_as_of(ours, looked).tables[f"{shop}.base"].columns or {}).keys() == {"id", "mail"}
     assert (catalog_now(ours).tables[f"{shop}.base"].columns or {}).keys() == {"id", "age"}
     replaced = ours.query(
@@ -73,11 +76,9 @@ def test_what_changes_is_resolved_again_and_nothing_is_forgotten(settings_for: C
     assert {row["target_column"] for row in replaced} == {"mail"}
 
     # A table that something outside fills has no source, and that fails the check; an empty one does not.
-    describe_columns(ours, Graph(stored.stored_edges(settings)))
-    assert [name for name in columns_without_source(ours) if name.startswith(f"{shop}.")] == []
-    ours.query(f"INSERT INTO `{shop}.empty` (a) VALUES (1)")  # our own bookkeeping's jobs are not in the log
-    describe_columns(ours, Graph(stored.stored_edges(settings)))
-    assert [name for name in columns_without_source(ours) if name.startswith(f"{shop}.")] == [f"{shop}.empty.a"]
+    ours.query(f"INSERT INTO `{shop}.filled` (a) VALUES (1)")  # our own bookkeeping's jobs are not in the log
+    describe_columns(ours, graph)
+    assert [name for name in columns_without_source(ours) if name.startswith(f"{shop}.")] == [f"{shop}.filled.a"]
     verdict = complete_check(settings, assets.COLUMNS_KEY)()
     assert isinstance(verdict, dg.AssetCheckResult)
     assert not verdict.passed
