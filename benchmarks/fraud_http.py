@@ -21,11 +21,12 @@ from decimal import Decimal
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+HALF_CONNECTIONS = 256
 SCRIPT = """
 local n = 0
 local id = 0
 function setup(thread) thread:set("id", id); id = id + 1 end
-function delay() return PAUSE end
+function delay() return -PAUSE * math.log(1 - math.random()) end
 request = function()
   n = n + 1
   local body = '{"request_id":"RUN-' .. id .. "-" .. n .. '","event":"send_transfer_pay","entities":{"sender":"u' .. (n % 500)
@@ -65,7 +66,8 @@ def wrk(
     """Requests a second, p50 and p99 in ms, and how many answers were no 200."""
     script = folder / f"{run}.lua"
     text = SCRIPT.replace("RUN", run).replace("PAUSE", str(pause))
-    script.write_text(text if pause else text.replace(f"function delay() return {pause} end\n", ""))
+    lines = [line for line in text.splitlines() if pause or not line.startswith("function delay")]
+    script.write_text("\n".join(lines))
     done = subprocess.run(
         [
             "wrk",
@@ -245,9 +247,10 @@ def main() -> None:
                     rates.setdefault(name, []).append(rate)
                     print(f"{name:<28}{rate:>10,.0f}{p50:>9.2f}{p99:>9.2f}{bad:>8}{1e6 * spent:>13.0f}")
             best = max(rates["decisions"])
-            pause = round(1000 * connections / (best / 2))
+            # Many connections, each with pauses of random lengths: requests come as people send them, not in step.
+            pause = round(1000 * HALF_CONNECTIONS / (best / 2))
             for name, which in (("FastAPI echo", bare_port), ("decisions", port)):
-                rate, p50, p99, bad = wrk(which, folder, f"half{which}", seconds, connections, pause)
+                rate, p50, p99, bad = wrk(which, folder, f"half{which}", seconds, HALF_CONNECTIONS, pause)
                 print(f"{name + ' at that half load':<28}{rate:>10,.0f}{p50:>9.2f}{p99:>9.2f}{bad:>8}")
             print(f"decisions / echo, by rate: {100 * best / max(rates['FastAPI echo']):.0f}%")
             metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()

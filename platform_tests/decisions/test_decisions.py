@@ -725,3 +725,32 @@ def test_processes_count_a_users_requests_together(tmp_path):
     assert [each.wait("a", 5.0) for each in (one, two)] == [0, 0]  # the clock began anew
     slow = SharedRates(tmp_path, ["a", "b"], 0.5)
     assert slow.wait("a", now) == 0 and slow.wait("a", now + 1.9) > 0 and slow.wait("a", now + 2.0) == 0
+
+
+def test_sqlites_log_stays_short_and_nobody_who_commits_tidies_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("dataplatform.decisions.answers._MOST_LOG_BYTES", 200_000)
+    service = direct(tmp_path)
+    answers = service.answers
+    log = answers.path.with_name("answers.sqlite-wal")
+
+    async def keep(count, prefix):
+        waits = [
+            answers.keep(f"{prefix}{n}", b"d", msgspec.json.encode(["x" * 2_000]), datetime.now(UTC), 60.0)
+            for n in range(count)
+        ]
+        await asyncio.gather(*waits)
+
+    async def run():
+        await keep(2_500, "a")  # more than SQLite's own limit of 1,000 pages
+        grown = log.stat().st_size
+        answers.checkpoint()  # in the file, and the log begins anew
+        for turn in range(5):
+            await keep(50, f"b{turn}-")
+            answers.checkpoint()
+        kept = answers.record("a2499"), log.stat().st_size
+        await answers.close()
+        return grown, *kept
+
+    grown, record, after = asyncio.run(run())
+    assert grown > 4_100_000 and after <= grown and record is not None
+    assert sum(file.stat().st_size for file in (tmp_path / "fraud").glob("answers.sqlite")) > 5_000_000

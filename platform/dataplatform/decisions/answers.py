@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +32,9 @@ _ROWS = 64
 _FORGET_SECONDS = 1.0
 _FORGET_ROWS = 5_000
 """At most so many ids are forgotten at a time: who waits for an answer does not wait for that."""
+_CHECKPOINT_SECONDS = 0.5
+_MOST_LOG_BYTES = 64 << 20
+"""SQLite's log is begun anew beyond this; until then nobody waits for its pages to be written to the file."""
 _LANDED = 0
 """The writer of rows that came out of the landing."""
 _TABLES = f"""
@@ -86,6 +90,7 @@ class Answers:
         self._clock = clock or (lambda: time.time_ns() // 1000)
         self._database = self._connect()
         self._reader = self._connect()
+        self._tidy = self._connect()
         self._number: int = self._database.execute(
             "INSERT INTO writers (landed) VALUES (0) RETURNING writer"
         ).fetchone()[0]
@@ -106,6 +111,7 @@ class Answers:
         database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
+        database.execute("PRAGMA wal_autocheckpoint = 0")  # one who commits would wait for it: see `checkpoint`
         database.executescript(_TABLES)
         return database
 
@@ -244,6 +250,20 @@ class Answers:
                 if self.writer.has_closing:
                     await self.writer.commit()
 
+    def checkpoint(self) -> None:
+        """Bring SQLite's log into its file beside those who write, and begin it anew where it has become long: then they wait."""
+        self._tidy.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        with suppress(FileNotFoundError):
+            if self.path.with_name(f"{self.path.name}-wal").stat().st_size > _MOST_LOG_BYTES:
+                self._tidy.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+
+    async def keep_log_short(self) -> None:
+        """`checkpoint` again and again: for a task of its own."""
+        while True:
+            await asyncio.sleep(_CHECKPOINT_SECONDS)
+            with suppress(sqlite3.Error):  # the disk's failures are told where decisions are kept
+                await asyncio.to_thread(self.checkpoint)
+
     def read_back(self, read: Callable[[bytes], tuple[str, bytes]], hours: int = READ_BACK_HOURS) -> int:
         """At the start: what the landing has and SQLite lost with the power; gives how many.
 
@@ -287,3 +307,4 @@ class Answers:
         self._thread.shutdown()
         self._database.close()
         self._reader.close()
+        self._tidy.close()

@@ -36,7 +36,8 @@ class SharedRates:
         now = time.monotonic() if now is None else now
         place = self._slots[user]
         (until,) = _SLOT.unpack_from(self._bytes, place)
-        if not now <= until <= now + self._burst + self._between:  # nothing lately, or written before the host was started
+        # Nothing lately, or written before the host was started.
+        if not now <= until <= now + self._burst + self._between:
             until = now
         until += self._between
         if until - now > self._burst + 1e-9:

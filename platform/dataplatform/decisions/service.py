@@ -75,7 +75,8 @@ class DecisionService:
         await asyncio.to_thread(self.answers.read_back, _landed_request)
         await asyncio.to_thread(self.answers.land_again)
         await asyncio.to_thread(self.benches.load)
-        for keep in (self.benches.watch(), self.answers.keep_landing(), self.copy.watch()):
+        answers = self.answers
+        for keep in (self.benches.watch(), answers.keep_landing(), answers.keep_log_short(), self.copy.watch()):
             self._tasks.append(asyncio.create_task(keep))
 
     async def stop(self) -> None:
