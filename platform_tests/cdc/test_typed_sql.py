@@ -108,9 +108,11 @@ def run(warehouse: Warehouse, root: Node, documents: list[str]) -> list[tuple[di
     ]
 
 
-def compare(warehouse: Warehouse, documents: list[dict[str, Any]], pins: tuple[Pin, ...] = ()) -> schemas.Evolution:
+def compare(
+    warehouse: Warehouse, documents: list[dict[str, Any]], pins: tuple[Pin, ...] = (), present: Node | None = None
+) -> schemas.Evolution:
     texts = [canonical(document) for document in documents]
-    evolution = evolve(schemas.empty(), seen_of((shape_of(text), 1) for text in texts), pins)
+    evolution = evolve(present or schemas.empty(), seen_of((shape_of(text), 1) for text in texts), pins)
     got = run(warehouse, evolution.root, texts)
     for text, (row, unmapped) in zip(texts, got, strict=True):
         parsed = json.loads(text)
@@ -340,6 +342,23 @@ def test_random_documents(warehouse: Warehouse, seed: int) -> None:
         {"_id": i, **{rng.choice("abcdAB"): random_value(rng, 0) for _ in range(rng.randint(0, 5))}} for i in range(120)
     ]
     compare(warehouse, documents)
+
+
+@pytest.mark.parametrize("seed", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (6, 10, 12))])
+def test_random_documents_of_closed_objects(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Objects, lists of objects and the document itself get more keys than fit: what has no column is left over, once."""
+    for name, limit in (("MAX_KEYS", 2), ("MAX_TOP_KEYS", 5), ("PROVEN", 8)):
+        monkeypatch.setattr(schemas, name, limit)
+    rng = random.Random(seed)
+    documents = [
+        {"_id": i, **{rng.choice('abcdeAB~"'): random_value(rng, 0) for _ in range(rng.randint(0, 6))}}
+        for i in range(80)
+    ]
+    known = shape_of(canonical({"a": {"a": 1}, "b": [{"a": 1}], "c": {"X": {"a": 1}}}))
+    first = evolve(schemas.empty(), seen_of([(known, 1)])).root
+    root = compare(warehouse, documents, present=first).root
+    assert root.closed
+    assert {node.key for node in root.fields if node.closed} == {"a", "b", "c"}
 
 
 def test_shapes_are_the_same_in_sql(warehouse: Warehouse) -> None:
