@@ -233,6 +233,27 @@ def test_the_steps_go_through_whole_rows() -> None:
     assert [edge.target for edge in way] == [("p.d.b", "*"), ("p.d.c", "z")]
 
 
+def test_from_what_a_model_is_trained_on_to_its_predictions() -> None:
+    graph = Graph(
+        edges_of(
+            {
+                "train": (
+                    "CREATE MODEL mart.model OPTIONS (model_type = 'x') AS SELECT id, country FROM raw.users",
+                    None,
+                ),
+                "use": (
+                    "SELECT predicted_country FROM ML.PREDICT(MODEL mart.model, (SELECT 1 AS id))",
+                    "p.mart.guesses",
+                ),
+            }
+        )
+    )
+    start, end = ("p.raw.users", "country"), ("p.mart.guesses", "predicted_country")
+    assert end in {one.node for one in graph.reach(start)}
+    assert start in {one.node for one in graph.reach(end, "upstream")}
+    assert [edge.job_id for edge in graph.between(start, end)] == ["train", "use"]
+
+
 def test_a_file_that_is_no_edges(tmp_path: Path) -> None:
     path = tmp_path / "edges.jsonl"
     path.write_text('{"kind":"edge"}\n')

@@ -241,7 +241,8 @@ class Graph:
         found: dict[int, StoredEdge] = {}
         for at in (source, *(one.node for one in self.reach(source, indirect=indirect))):
             for edge, node in self.steps(at, True, indirect):
-                if node in back or related(node, target) or (node[1] == WHOLE_ROW and node[0] in rows):
+                whole = (node[0], WHOLE_ROW) in back or (node[1] == WHOLE_ROW and node[0] in rows)
+                if whole or node in back or related(node, target):
                     found.setdefault(id(edge), edge)
         return list(found.values())
 
