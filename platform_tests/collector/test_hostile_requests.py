@@ -5,15 +5,20 @@ import gzip
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from dataplatform.collector import keys
 from dataplatform.collector.bodies import MAX_BODY_BYTES, MAX_GZIP_MEMBERS, Malformed, events_of, unzip
 from dataplatform.collector.keys import WriteKeys
 from dataplatform.collector.problems import Refusal
-from platform_tests.collector.conftest import Running, event
+from dataplatform.collector.segment import event_of
+from dataplatform.contracts.load import load_contracts
+from dataplatform.events.verdict import Judge
+from platform_tests.collector.conftest import Running, event, read_answers, write_contracts
 
 SECONDS = 1.0
 """Several times what any of these takes on a busy machine, and far below what one of them took when it was quadratic."""
@@ -37,6 +42,69 @@ def test_a_malformed_body_costs_a_bounded_time(body: bytes) -> None:
     with pytest.raises(Malformed):
         events_of(body)
     assert time.process_time() - began < SECONDS
+
+
+def filled(begin: bytes, part: bytes, end: bytes) -> bytes:
+    """One event as large as a body may be."""
+    frame = b'{"event_id":"1","event":"like_item_shop","params":{"item_id":"7","x":%b%b}}'
+    return frame % (begin + part * ((MAX_BODY_BYTES - 200 - len(begin)) // len(part)), end)
+
+
+LONG_KEY = b'{"' + b"k" * (MAX_BODY_BYTES // 2) + b'":['
+LARGE = {
+    "integers": (filled(b"[", b"1,", b"1]"), ["array_too_long"]),
+    "objects": (filled(b"[", b"{},", b"{}]"), ["array_too_long"]),
+    "keys": (filled(b'{"a":1', b',"a":1', b"}"), ["array_too_long"]),
+    "faults": (filled(b"[[1]", b',["\\u0000"]', b"]"), ["array_too_long"]),
+    "members below a long key": (filled(LONG_KEY, b'{"abcdefghijklmnop":[1,2,3]},' * 5, b"1]}"), ["array_too_long"]),
+    "few members below a long key": (filled(LONG_KEY + b"[1]", b',["' + b"a" * 1000 + b'"]', b"]}"), []),
+    "one number": (filled(b"", b"1", b""), ["number_too_large"]),
+    "one text of commas": (filled(b'"', b",", b'"'), []),
+}
+
+
+@pytest.mark.parametrize(("raw", "codes"), LARGE.values(), ids=LARGE)
+def test_an_event_that_fills_a_body_costs_a_bounded_time(tmp_path: Path, raw: bytes, codes: list[str]) -> None:
+    judge = Judge(load_contracts(write_contracts(tmp_path / "schemas")).events)
+    began = time.process_time()
+    verdict = judge.judge(raw)
+    assert time.process_time() - began < SECONDS
+    assert [reason.code for reason in verdict.reasons] == codes
+
+
+def test_a_path_repeats_no_key_that_is_longer_than_any_contracts(tmp_path: Path) -> None:
+    judge = Judge(load_contracts(write_contracts(tmp_path / "schemas")).events)
+    members = ",".join(f'"{number}":1' for number in range(20_000))
+    raw = f'{{"event_id":"1","event":"like_item_shop","params":{{"item_id":"7","{"k" * 2_000_000}":{{"n":"\\u0000",{members}}}}}}}'
+    began = time.process_time()
+    (reason,) = judge.judge(raw.encode()).reasons
+    assert time.process_time() - began < SECONDS
+    assert reason.path == f"/params/{'k' * 300}…/n"
+
+
+def test_a_segment_message_of_many_keys_costs_a_bounded_time() -> None:
+    message = b'{"messageId":"m","event":"x",%b}' % b",".join(b'"%06x":1' % number for number in range(100_000))
+    began = time.process_time()
+    assert event_of(message, "track").startswith(b'{"event_id":"m","event":"x","000000":1,')
+    assert time.process_time() - began < SECONDS
+    twice = message.replace(b'"00ffff"', b'"000001"')
+    assert event_of(twice, "track") == twice
+
+
+def test_chunks_of_two_bytes_cost_what_they_are_counted_as(collector: Running) -> None:
+    assert collector.process is not None
+    memory = psutil.Process(collector.process.pid).memory_info
+    with collector.socket() as connection:
+        head = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nX-Write-Key: local\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head + b"2\r\n[ \r\n")
+        before, size = memory().rss, 500_000
+        connection.sendall(b"2\r\n  \r\n" * (size // 2 - 1))
+        deadline = time.monotonic() + 30
+        while collector.metrics()["collector_queued_bytes"] < size and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert memory().rss - before < 10 * size
+        connection.sendall(b"2\r\n ]\r\n0\r\n\r\n")
+        assert read_answers(connection, 1)[0][0] == 200
 
 
 def test_gzip_members_are_counted() -> None:

@@ -36,6 +36,8 @@ _ALSO_PARAMS = {"group": b"groupId", "alias": b"previousId"}
 """What these calls say outside of their traits: it becomes a param too, so that it can be a column."""
 _LEFT_OUT = ("writeKey",)
 """Who may send, not what was sent."""
+_FEW_KEYS = 50
+"""So many keys are looked for in the text one by one; more are found by parsing it."""
 _SHARED = ("sentAt", "context", "integrations")
 """Keys of a batch that count for each of its messages that has none of its own."""
 
@@ -142,7 +144,9 @@ def _keys_of(raw: bytes) -> dict[str, Raw] | None:
 
 def _may_repeat(raw: bytes, keys: dict[str, Raw]) -> bool:
     """Whether the message's own keys (not those inside its values) repeat."""
-    suspicious = b"\\u" in raw or any(raw.count(b'"' + name.encode() + b'"') > 1 for name in keys)
+    suspicious = (
+        len(keys) > _FEW_KEYS or b"\\u" in raw or any(raw.count(b'"' + name.encode() + b'"') > 1 for name in keys)
+    )
     if not suspicious:
         return False
     try:

@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
+from itertools import islice
 from json import JSONDecodeError, JSONDecoder
 from math import isinf
 from typing import Any
@@ -18,6 +19,10 @@ from .reasons import INEXACT_NUMBER, Reason, pointer
 MAX_DEPTH = 64
 """Levels of objects and arrays; BigQuery's columns take 15, its JSON 500."""
 MAX_ELEMENTS = 10_000
+MAX_VALUES = 100_000
+"""Values and keys' objects of one event: what is parsed here costs some 200 bytes and 2 µs each, 4 MiB can hold two million."""
+MAX_SHOWN_KEY = 300
+"""Characters of a key in a path; no contract's are longer. Every path below a key repeats it."""
 MAX_EVENT_ID = 128
 MAX_EVENT_NAME = 300
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
@@ -32,6 +37,7 @@ TIME = re.compile(
 """RFC 3339 with an offset, as BigQuery takes it: no leap second, at most microseconds, offsets up to 14 hours."""
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 INTEGER_TEXT = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_TEXT_OR_SEPARATOR = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+|([,\[{])', re.DOTALL)
 DECIMAL_TEXT = re.compile(r"-?(?:0|[1-9][0-9]{0,28})(?:\.[0-9]{1,9})?")
 
 
@@ -67,7 +73,7 @@ class Object(dict[str, Any]):
 
 
 class NotJson(Exception):
-    """The text is not JSON."""
+    """The text is not JSON, or none that is read here; `code` is the reason's."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -83,7 +89,12 @@ _decoder = JSONDecoder(object_pairs_hook=Object, parse_int=Integer, parse_float=
 
 
 def parse(raw: bytes) -> Any:
-    """JSON text as values that lose nothing: numbers keep their text, objects know their repeated keys."""
+    """JSON text as values that lose nothing: numbers keep their text, objects know their repeated keys.
+
+    Raises NotJson, also for what is too much to be parsed.
+    """
+    if len(raw) > MAX_VALUES and _has_too_many_values(raw):
+        raise NotJson("array_too_long", f"more than {MAX_VALUES} values in all")
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -94,6 +105,13 @@ def parse(raw: bytes) -> Any:
         raise NotJson("not_json", f"not JSON: {error.msg} at character {error.pos}") from None
     except RecursionError:
         raise NotJson("too_deep", f"nested deeper than {MAX_DEPTH} levels") from None
+
+
+def _has_too_many_values(raw: bytes) -> bool:
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") <= MAX_VALUES:
+        return False
+    separators = (found for found in _TEXT_OR_SEPARATOR.finditer(raw) if found.lastindex)
+    return next(islice(separators, MAX_VALUES, None), None) is not None
 
 
 def find_faults(value: Any, path: str, depth: int, faults: list[Reason]) -> None:
@@ -146,7 +164,9 @@ def text_fault(text: str) -> tuple[str, str] | None:
 
 
 def readable_key(key: str) -> str:
-    """A key as it can be shown and stored: what is no Unicode text in it is replaced."""
+    """A key as it can be shown and stored: what is no Unicode text in it is replaced, and a long one cut."""
+    if len(key) > MAX_SHOWN_KEY:
+        key = key[:MAX_SHOWN_KEY] + "…"
     return key.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 

@@ -47,7 +47,7 @@ CODES: dict[str, Code] = {
         Code("nul_character", "A string or key holds the character U+0000, which many readers cut off.", True, True),
         Code("lone_surrogate", "A string or key holds half of a surrogate pair, which is no Unicode text.", True, True),
         Code("too_deep", "Objects and arrays are nested deeper than 64 levels.", True, True),
-        Code("array_too_long", "An array has more than 10,000 elements.", True, True),
+        Code("array_too_long", "An array has more than 10,000 elements, or the event more than 100,000 values in all.", True, True),
         Code("number_too_large", "A number that no type can hold (beyond 64-bit floating point).", True, True),
         Code("inexact_number", "A number that 64-bit integers and floating point would change; matters for NUMERIC "
              "and JSON parameters only, where it must be sent as a string.", True),
