@@ -133,13 +133,19 @@ def test_a_collection_from_a_dagster_run_to_a_repair(lab: Lab) -> None:
     assert not found.ok
     repair(lab.settings, hours, contract, [one.key for one in found.differences])
     background.end()
-    lab.db.docs.insert_one({"_id": "rewrite", "o": {"a": 1.5, "b": "new"}, "l": [0.5]})
+    lab.db.docs.insert_one({"_id": "rewrite", "o": {"a": 1.5, "b": "new"}, "l": [0.5], "n": "6"})
     lab.sync()
     lab.assert_equal("docs")
     typed = lab.typed("docs")
     assert (typed['"rewrite"']["o"], typed['"rewrite"']["l"]) == ({"a": 1.5, "b": "new"}, [0.5])
     assert typed['{"$numberInt":"3"}']["o"] == {"a": 3.0, "b": None}
     assert json_of(typed['"flood"']["_unmapped"]) == flood
+    counted = lab.query(
+        "SELECT `values` FROM `{steps}` WHERE path = '/n' AND step = 'conflict' AND collection = '{collection}'",
+        collection=contract.namespace,
+        **names,
+    )
+    assert counted == [{"values": 2}], "one row for the hour, counted anew"
     kept = lab.query(
         'SELECT n, o, l FROM `{typed}` WHERE _deleted AND _id = \'{{"$numberInt":"2"}}\'', **lab.names("docs")
     )

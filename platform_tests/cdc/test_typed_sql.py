@@ -282,6 +282,10 @@ def test_values_too_large_for_their_column_are_counted(warehouse: Warehouse) -> 
         ("/s/d", "ARRAY<TIMESTAMP>", "[date]"): 2,
         ("/p", "STRING", "date"): 1,
     }
+    no_fields, none = refused_sql(
+        tables, evolve(schemas.empty(), seen_of([]), [Pin(("n",), "JSON")]).root, keep_deleted=False
+    )
+    assert (warehouse.query(no_fields).rows, none) == ([{"documents": len(texts)}], [])
     wide = warehouse.query(
         f"SELECT JSON_VALUE(document, '$._id.\"$numberInt\"') AS n FROM `{tables.newest}` WHERE {wide_sql('document')}"
     ).rows

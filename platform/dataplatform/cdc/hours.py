@@ -590,7 +590,7 @@ class CollectionHours:
         )
 
     def _keep_steps(self, applied: Applied) -> None:
-        """One row a step; the same steps of the same hour are not kept twice when it is applied again."""
+        """One row a step; the same step of the same hour is not kept twice when it is applied again, but counted anew."""
         if not applied.steps:
             return
         listed = ",\n  ".join(
@@ -605,6 +605,7 @@ class CollectionHours:
             f"ON t.collection = {sql.text(applied.contract.namespace)}"
             f" AND t.hour = TIMESTAMP {sql.text(_iso(applied.start))}\n"
             "  AND t.path = s.path AND t.step = s.step AND t.before = s.before AND t.after = s.after\n"
+            "WHEN MATCHED THEN UPDATE SET `values` = s.`values`\n"
             "WHEN NOT MATCHED THEN INSERT (at, collection, hour, path, step, before, after, `values`)\n"
             f"  VALUES (CURRENT_TIMESTAMP(), {sql.text(applied.contract.namespace)},"
             f" TIMESTAMP {sql.text(_iso(applied.start))}, s.path, s.step, s.before, s.after, s.`values`)",

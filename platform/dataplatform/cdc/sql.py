@@ -274,9 +274,9 @@ def refused_sql(tables: Tables, root: Node, *, keep_deleted: bool) -> tuple[str,
         for number, child in enumerate(root.fields)
         for path, type_, kind, count in _refused(child, f"n._f{number}", (), 0)
     ]
-    counts = ",\n  ".join(f"COALESCE(SUM({count}), 0) AS c{n}" for n, (_, _, _, count) in enumerate(found))
+    counts = "".join(f",\n  COALESCE(SUM({count}), 0) AS c{n}" for n, (_, _, _, count) in enumerate(found))
     return (
-        f"SELECT\n  {counts or '0 AS none'}\n"
+        f"SELECT\n  COUNT(*) AS documents{counts}\n"
         f"FROM (SELECT n.{document}{field_columns(root, f'n.{document}')} FROM `{tables.newest}` AS n) AS n"
     ), [one[:3] for one in found]
 
