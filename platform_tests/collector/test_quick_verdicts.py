@@ -106,7 +106,7 @@ def test_usual_events_go_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_event_deeper_than_any_stack_is_refused() -> None:
-    deep = f'{{"event_id":"1","event":"{CONTRACT.name}","params":{{"any":{"[" * 50_000}{"]" * 50_000}}}}}'
+    deep = f'{{"event_id":"1","event":"{CONTRACT.name}","params":{{"any":{"[" * 100_000}{"]" * 100_000}}}}}'
     assert [reason.code for reason in JUDGE.judge(deep.encode()).reasons] == ["too_deep"]
 
 
