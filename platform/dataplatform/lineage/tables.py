@@ -99,9 +99,12 @@ ARROW = {
     "BOOL": pa.bool_(),
 }
 
-LINEAGE_VIEW = """
+LINEAGE_VIEW = r"""
 CREATE OR REPLACE VIEW `{dataset}.lineage` AS
-SELECT e.source_table, e.source_column, e.target_table, e.target_column, e.type, e.subtype, e.masking, e.expression, e.confidence,
+SELECT
+  REGEXP_EXTRACT(e.source_table, r'^([^.]+)\.') AS source_project, REGEXP_EXTRACT(e.source_table, r'^[^.]+\.([^.]+)\.') AS source_dataset,
+  REGEXP_EXTRACT(e.target_table, r'^([^.]+)\.') AS target_project, REGEXP_EXTRACT(e.target_table, r'^[^.]+\.([^.]+)\.') AS target_dataset,
+  e.source_table, e.source_column, e.target_table, e.target_column, e.type, e.subtype, e.masking, e.expression, e.confidence,
   e.since, e.replaced_at, e.replaced_at IS NULL AS current_edge, e.fingerprint, u.first_seen, u.last_seen, u.runs, u.example_job_id, u.user_email, u.labels
 FROM `{dataset}.lineage_edges` AS e
 LEFT JOIN (
