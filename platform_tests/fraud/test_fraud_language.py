@@ -1,5 +1,6 @@
 """The text form of rules and policy files: what reads, and what each mistake says."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -199,3 +200,41 @@ def test_one_check_tells_what_is_wrong_in_policies_features_and_contracts(tmp_pa
     mistakes = [line for line in told.splitlines() if ".yaml:" in line]
     assert len(mistakes) == len(set(mistakes)) == 9
     assert "no feature and no field of the event is called amount" not in told  # the event was meant, and has it
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "?",
+        "? a",
+        "-",
+        "- a",
+        ":",
+        ": a",
+        "a: b",
+        "#",
+        "\u2028",
+        "'",
+        '"',
+        "{",
+        "]",
+        ",",
+        "~",
+        "=",
+        "!x",
+        "&a",
+        "*a",
+        "%",
+        "@",
+        "`",
+        "|",
+        ">",
+        " a ",
+        "",
+    ],
+)
+def test_texts_that_look_like_yaml_read_back(value):
+    text = f"policy: p\nevent: e\nunknown: pass\nparameters:\n  t: {{type: STRING, default: {json.dumps(value)}}}\nrules:\n  - {{name: r, when: a = $t, level: block, reason: {json.dumps(value)}}}\n"
+    policy = parse_policy(text).policy
+    assert policy.parameters[0].default == policy.rules[0].reason == value
+    assert parse_policy(print_policy(policy)).policy == policy

@@ -60,6 +60,7 @@ MAX_RULES = 1_000
 
 _STRICT_NAME = re.compile(r"[a-z_][a-z0-9_]*\Z")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_MARKS = ("?", "-", ":")
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
 """What rules and policies may be called in a file that stands alone; conditions and parameters are words of expressions."""
 
@@ -123,13 +124,15 @@ def print_policy(policy: Policy) -> str:
 
 
 def _quoted(node: Any) -> Any:
-    """Texts with characters that YAML takes for the end of a line, or may not print, are written with escapes."""
+    """Texts with characters that YAML takes for the end of a line, or may not print, are written with escapes; those that
+    begin like an entry of YAML are quoted, which ruamel forgets inside of { }.
+    """
     if isinstance(node, dict):
         for key, value in node.items():
             node[key] = _quoted(value)
     elif isinstance(node, list):
         node[:] = [_quoted(each) for each in node]
-    elif isinstance(node, str) and not node.isprintable():
+    elif isinstance(node, str) and (not node.isprintable() or node[:1] in _MARKS):
         return DoubleQuotedScalarString(node)
     return node
 
