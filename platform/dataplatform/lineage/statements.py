@@ -11,9 +11,10 @@ from .catalog import UNKNOWN, Field, Table
 from .edges import WHOLE_ROW, Edge, EdgeType, Unresolved
 from .expressions import Constant, Session
 from .names import general_uri
-from .parsing import MAX_EXPRESSION, sql
+from .parsing import MAX_EXPRESSION, parse, sql
 from .queries import Queries, _shape, filled
 from .relations import Hole, Item, Relation, Scope, TableRelation
+from .rewriting import PATH
 from .values import (
     CONFIDENCE,
     GAP,
@@ -35,6 +36,8 @@ _ALTERED = re.compile(
     r"\s*(?:(?:(?:MATERIALIZED|EXTERNAL)\s+)?(?:TABLE|VIEW)|MODEL|FUNCTION|PROCEDURE|SNAPSHOT\s+TABLE)\s+(?!.*\bRENAME\s+TO\b)",
     re.IGNORECASE | re.DOTALL,
 )
+_RENAMED = re.compile(rf"\s*TABLE\s+(?:IF\s+EXISTS\s+)?({PATH})\s+(RENAME\s+COLUMN\b.*)", re.IGNORECASE | re.DOTALL)
+_RENAMING = re.compile(r"\bRENAME\s+COLUMN\s+(?:IF\s+EXISTS\s+)?(`[^`]+`|\w+)\s+TO\s+(`[^`]+`|\w+)", re.IGNORECASE)
 Assignment = tuple[str, Value]
 
 
@@ -475,10 +478,19 @@ class Statements(Queries):
                 source = self.target(node.this)
                 target = source.rpartition(".")[0] + "." + str(action.this.name)
                 self.write_relation(target, Relation(self.table(source).items))
+            elif isinstance(action, exp.RenameColumn):
+                target = self.target(node.this)
+                before = str(action.this.name)
+                value = self.table(target).get(before.lower()) or ColumnValue((target, before), IDENTITY, None)
+                self.write(target, [(str(action.args["to"].name), value)], {}, defines=True)
 
     def _command(self, node: exp.Expr) -> None:
         """What the parser keeps as text. An ALTER among these changes options or a definition: no data moves."""
-        if str(node.this).upper() != "ALTER" or not _ALTERED.match(str(node.expression)):
+        renamed = _RENAMED.match(str(node.expression))
+        if str(node.this).upper() == "ALTER" and renamed is not None:
+            for column, name in _RENAMING.findall(renamed[2]):
+                self._alter(parse(f"ALTER TABLE {renamed[1]} RENAME COLUMN {column} TO {name}"))
+        elif str(node.this).upper() != "ALTER" or not _ALTERED.match(str(node.expression)):
             self.note("unsupported", f"COMMAND {sql(node)[:100]}")
 
     def _drop(self, node: exp.Expr) -> None:
