@@ -1,9 +1,12 @@
 """The quick way to a verdict at its edges: whatever it accepts, the exact way accepts, alone and in a batch."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataplatform.collector.segment import event_of
 from dataplatform.contracts.events import EventContract
 from dataplatform.events.verdict import Judge
 
@@ -46,6 +49,13 @@ NUMBERS = (
     '"1"', '"-0.000000001"', '"12345678901234567890123456789.123456789"', '"1.0000000000"', '"NaN"', '"Infinity"',
     '"12"', '"-0"', '"999999999999999999"', '"9223372036854775808"', '"-9223372036854775808"', '"1e3"', '" 1"', '"+1"', '"1_0"', '"01"', '"1\\n"', '"١"', '""', "null", "true", "[]", "{}", '"1","2"',
 )  # fmt: skip
+UNKNOWN = (
+    '"type":"track"', '"context":{"library": {"name":"x", "version":"1.0"}}', '"integrations":{}', '"a":null', '"b":[1,2.5,[]]',
+    '"context":{"a":1,"a":2}', '"c":"\\u0000"', '"c":"\\ud800"', '"\\u0000":1', '"é":1', '"n":1e999', '"n":0.1234567890123456789',
+    '"type":"twice"', '"event_id":"2"', '"\\u0074ype":1', '"q\\"":1', '"o":{"event_id":"2"}', '"x:y":":"', '"at":"2026-01-31T10:00:00Z"',
+    f'"deep":{"[" * 63}{"]" * 63}', f'"deep":{"[" * 64}{"]" * 64}', f'"long":[{"1," * 10_000}1]',
+)  # fmt: skip
+"""Members beside the envelope, with faults and without."""
 
 
 @st.composite
@@ -66,7 +76,9 @@ def texts(draw: st.DrawFn) -> bytes:
     members += [
         f'"{key}":{draw(time)}' for key in draw(st.lists(st.sampled_from(["event_time", "sent_at"]), max_size=2))
     ]
-    return ("{" + ",".join(draw(st.permutations(members))) + "}").encode()
+    members += draw(st.lists(st.sampled_from(UNKNOWN), max_size=3))
+    comma = draw(st.sampled_from([",", ", "]))
+    return ("{" + comma.join(draw(st.permutations(members))) + "}").encode()
 
 
 @settings(max_examples=400, deadline=None)
@@ -108,6 +120,16 @@ def test_usual_events_go_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_event_deeper_than_any_stack_is_refused() -> None:
     deep = f'{{"event_id":"1","event":"{CONTRACT.name}","params":{{"any":{"[" * 100_000}{"]" * 100_000}}}}}'
     assert [reason.code for reason in JUDGE.judge(deep.encode()).reasons] == ["too_deep"]
+
+
+def test_keys_that_no_contract_knows_do_not_leave_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = {
+        "type": "track", "messageId": "1", "event": CONTRACT.name, "timestamp": "2026-01-31T10:00:00.123456+00:00",
+        "context": {"library": {"name": "analytics-python", "version": "2"}}, "integrations": {}, "properties": {"note": "a: b"},
+    }  # fmt: skip
+    events = [event_of(json.dumps(message, separators=separators).encode(), None) for separators in ((",", ":"), None)]
+    monkeypatch.setattr(JUDGE, "judge_exactly", None)
+    assert all(verdict.accepted for verdict in JUDGE.judge_all(events))
 
 
 def test_one_unusual_event_leaves_its_neighbours_on_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,7 @@ from platform_tests.collector.conftest import Running
             '{"event_id":"m","segment_event_id":"other","segment_params":{"a":1},"params":{"b":2}}',
         ),
         ("track", '{"event_id":"mine","params":{"a":1}}', '{"event_id":"mine","params":{"a":1}}'),
+        ("alias", '{"properties":{"a":1}}', '{"event":"alias_user_segment","properties":{"a":1}}'),
         # What the judge has to see as it came.
         ("track", '{"messageId":"a","messageId":"b","event":"x"}', '{"messageId":"a","messageId":"b","event":"x"}'),
         ("track", '{"messageId":"a","\\u006dessageId":"b"}', '{"messageId":"a","\\u006dessageId":"b"}'),

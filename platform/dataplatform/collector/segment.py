@@ -12,6 +12,7 @@ from json import loads
 import msgspec
 from msgspec import Raw
 
+from ..events.sure import has_each_key_once
 from .bodies import events_of
 
 EVENT_NAMES = {
@@ -34,8 +35,19 @@ _RENAMED = {
 _PARAMS = {"track": "properties", "page": "properties", "screen": "properties", "identify": "traits", "group": "traits"}
 _ALSO_PARAMS = {"group": b"groupId", "alias": b"previousId"}
 """What these calls say outside of their traits: it becomes a param too, so that it can be a column."""
-_LEFT_OUT = ("writeKey",)
-"""Who may send, not what was sent."""
+_LEFT_OUT = ""
+_NAMES: dict[str | None, dict[str, str]] = {
+    kind: {
+        **_RENAMED,
+        **({params: "params"} if (params := _PARAMS.get(kind or "track")) else {}),
+        "writeKey": _LEFT_OUT,  # who may send, not what was sent
+        **({"event": "segment_event"} if kind in EVENT_NAMES else {}),
+    }
+    for kind in (None, *KINDS)
+}
+"""Our name of each key of a call that is not called the same."""
+_OURS = frozenset({*_RENAMED.values(), "params"})
+_ENCODED = {name: b'"%b":' % name.encode() for names in _NAMES.values() for pair in names.items() for name in pair}
 _FEW_KEYS = 50
 """So many keys are looked for in the text one by one; more are found by parsing it."""
 _SHARED = ("sentAt", "context", "integrations")
@@ -96,13 +108,12 @@ def event_of(raw: bytes, kind: str | None, shared: dict[str, bytes] | None = Non
     params = _PARAMS.get(kind or "track")
     if kind in EVENT_NAMES:
         members["event"] = b'"' + EVENT_NAMES[kind].encode() + b'"'
+    names = _NAMES[kind]
     for name, value in keys.items():
-        if name in _LEFT_OUT:
+        new = names.get(name, name)
+        if new == _LEFT_OUT and name in names:
             continue
-        new = "params" if name == params else _RENAMED.get(name, name)
-        if new == "event" and kind in EVENT_NAMES:
-            new = "segment_event"
-        elif new == name and new in (*_RENAMED.values(), "params") and _is_taken(new, keys, params, shared or {}):
+        if new == name and new in _OURS and _is_taken(new, keys, params, shared or {}):
             new = f"segment_{name}"
         while new in members:
             new = f"segment_{new}"
@@ -113,7 +124,11 @@ def event_of(raw: bytes, kind: str | None, shared: dict[str, bytes] | None = Non
     for name, text in (shared or {}).items():
         if name not in keys:
             members.setdefault(_RENAMED.get(name, name), text)
-    return b"{" + b",".join(msgspec.json.encode(name) + b":" + value for name, value in members.items()) + b"}"
+    return b"{%b}" % b",".join([_encoded(name) + value for name, value in members.items()])
+
+
+def _encoded(name: str) -> bytes:
+    return _ENCODED.get(name) or msgspec.json.encode(name) + b":"
 
 
 def _with_param(members: dict[str, bytes], name: bytes) -> bytes | None:
@@ -144,6 +159,8 @@ def _keys_of(raw: bytes) -> dict[str, Raw] | None:
 
 def _may_repeat(raw: bytes, keys: dict[str, Raw]) -> bool:
     """Whether the message's own keys (not those inside its values) repeat."""
+    if has_each_key_once(raw, keys):
+        return False
     suspicious = (
         len(keys) > _FEW_KEYS or b"\\u" in raw or any(raw.count(b'"' + name.encode() + b'"') > 1 for name in keys)
     )

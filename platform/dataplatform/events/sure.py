@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from itertools import count as numbers_from
 from typing import Annotated, Any, Literal, cast
 
@@ -25,9 +26,13 @@ from .exact import (
     INT64_MIN,
     MAX_ELEMENTS,
     MAX_EVENT_ID,
+    NotJson,
+    find_faults,
+    parse,
     read_date,
     read_timestamp,
 )
+from .reasons import Reason
 
 TAB, LINE_FEED, RETURN, SPACE, BACKSLASH = b"\t\n\r \\"
 """As numbers: looking for one of these in bytes is twenty times as fast as looking for bytes of length one."""
@@ -40,6 +45,10 @@ TIME_SURE = re.compile(
     re.ASCII,
 )
 """Times that exist without looking at a calendar."""
+ENVELOPE = frozenset({"event_id", "event", "params", *ENVELOPE_TIMES, *ENVELOPE_TEXTS})
+_REMEMBERED = 2000
+"""Bytes of the longest value that is remembered to be faultless."""
+_members = msgspec.json.Decoder(dict[str, Raw])
 _DIGITS_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _DECIMAL = rb"(?:\"-?(?:0|[1-9][0-9]{0,28})(?:\.[0-9]{1,9})?\"|(?![^\n]{17})-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,9})?)"
 INTEGER_SURE = r"^(?:0|-?[1-9][0-9]{0,17})\Z"
@@ -100,6 +109,46 @@ def are_surely_right(raws: Sequence[bytes | Raw], keys: int, times: list[str], d
     if (BACKSLASH in text or keys + 2 * len(times) != text.count(b":")) and not has_no_more_keys(text, keys):
         return False
     return are_sure_times(times) and are_sure_decimals(decimals)
+
+
+def without_unknown_keys(raw: bytes) -> bytes | None:
+    """An event's text without the keys beside its envelope, where these are surely without fault; None where there are none.
+
+    No contract looks at them (Segment's `context`, `type`, `integrations`), so what is left has the verdict of the whole.
+    """
+    if len(raw) > SURE_LENGTH:
+        return None
+    try:
+        members = _members.decode(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    unknown = members.keys() - ENVELOPE
+    if not unknown or not has_each_key_once(raw, members):
+        return None
+    for name in unknown:
+        if not (name.isascii() and name.isprintable() and is_faultless(bytes(members[name]))):
+            return None
+    return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), members[name]) for name in members if name in ENVELOPE)
+
+
+def has_each_key_once(raw: bytes, members: dict[str, Raw]) -> bool:
+    """Whether an object, decoded to these members, surely had no others: the quotes of a lost one's key would be left over."""
+    return raw.count(b'"') == 2 * len(members) + b"".join(members.values()).count(b'"')
+
+
+@lru_cache(maxsize=4096)
+def _is_faultless(value: bytes) -> bool:
+    faults: list[Reason] = []
+    try:
+        find_faults(parse(value), "", 1, faults)
+    except NotJson:
+        return False
+    return not faults
+
+
+def is_faultless(value: bytes) -> bool:
+    """Whether the text of a member's value has nothing wrong with it; what senders repeat is remembered."""
+    return (_is_faultless if len(value) <= _REMEMBERED else _is_faultless.__wrapped__)(value)
 
 
 type SureKeys = Callable[[Any, list[str], list[Raw]], int]

@@ -7,6 +7,7 @@ the landed record; how each type is read is told in docs/events.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Union, cast
 
@@ -18,7 +19,7 @@ from dataplatform.contracts.events import EventContract
 from . import reasons as why
 from .exact import ExactContract, NotJson, Object, find_faults, judge_envelope, judge_names, parse
 from .reasons import INEXACT_NUMBER, Reason
-from .sure import SureKeys, are_surely_right, compile_sure
+from .sure import SureKeys, are_surely_right, compile_sure, without_unknown_keys
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -80,20 +81,32 @@ class Judge:
 
     def judge_batch(self, raws: Sequence[bytes | Raw]) -> Judged:
         """The same verdicts by column: the quickest for many events."""
-        decoded = self._decoded(raws)
+        texts, decoded = self._decoded(raws)
         names = self._names
         judged = Judged([names[type(event)] for event in decoded], [event.event_id for event in decoded], {})
-        for place in self._not_sure(raws, decoded):
+        for place in self._not_sure(texts, decoded):
             verdict = self.judge_exactly(bytes(raws[place]))
             judged.events[place], judged.event_ids[place] = verdict.event, verdict.event_id
             judged.exactly[place] = verdict
         return judged
 
-    def _decoded(self, raws: Sequence[bytes | Raw]) -> list[Any]:
+    def _decoded(self, raws: Sequence[bytes | Raw]) -> tuple[Sequence[bytes | Raw], list[Any]]:
+        """The decoded events (`_NOT_SURE` where that cannot be), and the texts that they were decoded from."""
         try:
-            return list(map(self._decode, raws))
+            return raws, list(map(self._decode, raws))
         except _UNDECODABLE:
-            return [_NOT_SURE] if len(raws) == 1 else [self._decoded((raw,))[0] for raw in raws]
+            pass
+        texts = list(raws)
+        decoded: list[Any] = [_NOT_SURE] * len(raws)
+        for place, raw in enumerate(raws):
+            try:
+                decoded[place] = self._decode(raw)
+            except _UNDECODABLE:
+                if (known := without_unknown_keys(bytes(raw))) is not None:
+                    texts[place] = known
+                    with suppress(*_UNDECODABLE):
+                        decoded[place] = self._decode(known)
+        return texts, decoded
 
     def _not_sure(self, raws: Sequence[bytes | Raw], decoded: list[Any]) -> list[int]:
         """Places of the events that are not surely right, in order."""
