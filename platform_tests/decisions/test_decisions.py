@@ -16,7 +16,7 @@ import httpx
 import msgspec
 import pytest
 
-from dataplatform.decisions.backtests import Backtests, Question
+from dataplatform.decisions.backtests import Backtests
 from dataplatform.decisions.http import Door
 from dataplatform.decisions.judge import BadRequestError, Record, record_of, replay
 from dataplatform.decisions.rates import SharedRates
@@ -25,6 +25,7 @@ from dataplatform.decisions.sources import state_path
 from dataplatform.fraud.backtest import make_empty
 from dataplatform.fraud.cases import CaseAlert, Cases
 from dataplatform.fraud.catalog import load_catalog
+from dataplatform.fraud.dry_runs import DryRuns, Question
 from dataplatform.fraud.moments import Event
 from dataplatform.fraud.online import OnlineFeatures
 from dataplatform.fraud.parameters import ParameterStore, database_url
@@ -314,8 +315,10 @@ def test_a_threshold_is_in_force_within_a_second(tmp_path):
         assert api.post(f"{path}/2/state", json={"state": "shadow"}).status_code == 200
         approved = httpx.post(f"{service.url}{path}/2/approve", headers={"X-API-Key": "second"})
         assert approved.json()["approved_by"] == "second"
-        time.sleep(1)
-        shadowed = ask(service, body("shadowed")).json()
+        began = time.monotonic()
+        while not (shadowed := ask(service, body(f"shadowed-{time.monotonic()}")).json())["shadow"]:
+            assert time.monotonic() - began < 1.0
+            time.sleep(0.01)
         assert shadowed["score"] == 130 and shadowed["shadow"][0]["score"] == 40
         assert api.post(f"{path}/2/state", json={"state": "live"}).status_code == 200
         began = time.monotonic()
@@ -340,8 +343,10 @@ def test_a_threshold_is_in_force_within_a_second(tmp_path):
         assert slip.status_code == 404 and "watched_accounts" in slip.json()["fix"]
         for when in ("2001-01-01T00:00:00Z", "soon"):
             assert api.post("/v1/lists/watched_accounts", json=watched | {"expires_at": when}).status_code == 422
-        time.sleep(0.7)
-        assert ask(service, body("watched")).json()["level"] == "block"
+        began = time.monotonic()
+        while ask(service, body(f"watched-{time.monotonic()}")).json()["level"] != "block":
+            assert time.monotonic() - began < 1.0
+            time.sleep(0.01)
         assert api.post("/v1/policies/transfer/rollback", json={"reason": "Over."}).json()["version"] == 3
         service.kill()
         service.start()
@@ -416,6 +421,9 @@ def test_a_version_lives_by_http_alone(settings_for, tmp_path):
         assert state["status"] == "done", state
         assert state["report"]["decisions"] == 3
         assert state["report"]["parameters"]["many_users"] == {"live": 4, "tried": 20}
+        # Any process of the same store tells it.
+        elsewhere = DryRuns(ParameterStore(database_url("", service.settings.data_dir), CATALOG.policies))
+        assert elsewhere.state("new_device", begun.json()["id"]) == state
         versions = api.get("/parameters").json()["versions"]
         assert (versions[0]["state"], versions[0]["dry_run"]["decisions"]) == ("dry_run", 3)
         assert api.post("/parameters/2/state", json={"state": "shadow"}).status_code == 200
@@ -438,23 +446,29 @@ def test_a_version_lives_by_http_alone(settings_for, tmp_path):
 
 
 def test_a_backtest_that_was_killed_is_told_and_makes_room(tmp_path):
-    backtests, other = Backtests(tmp_path), Backtests(tmp_path)  # of two processes of the service
+    """By the process that started it at once, by all others when it has been silent for long."""
+    now = [time.time_ns() // 1000]
+    store = ParameterStore(database_url("", tmp_path), CATALOG.policies, clock=lambda: now[0])
+    runs, backtests, other = DryRuns(store), Backtests(), Backtests()  # of two processes of the service
     question = Question("new_device", "2026-01-10T00:00:00+00:00", "2026-01-11T00:00:00+00:00", "local")
-    run = backtests.start(question)
+    run = backtests.start(runs, question)
+    child = backtests._children[run]
     try:
-        assert other.state("new_device", run)["status"] == "running"
+        assert other.state(runs, "new_device", run)["status"] == "running"
         with pytest.raises(BadRequestError, match="Another backtest") as refused:
-            other.start(question)
+            other.start(runs, question)
         assert refused.value.status == 429
     finally:
-        backtests._child.kill()
-        backtests._child.wait()
-    state = other.state("new_device", run)
+        child.kill()
+        child.wait()
+    state = backtests.state(runs, "new_device", run)
     assert state["status"] == "failed" and "ended before it was done" in state["error"]
-    again = other.start(question)
-    other._child.kill()
-    other._child.wait()
-    assert again != run
+    lost = runs.begin(question, alone=True)
+    assert runs.state("new_device", lost)["status"] == "running"
+    now[0] += 31_000_000
+    state = other.state(runs, "new_device", lost)
+    assert state["status"] == "failed" and "ended before it was done" in state["error"]
+    assert runs.begin(question, alone=True) not in (run, lost)
 
 
 @pytest.mark.parametrize("kills", [pytest.param(1, id="short"), pytest.param(12, id="long", marks=pytest.mark.long)])

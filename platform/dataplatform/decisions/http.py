@@ -26,7 +26,7 @@ from ..collector.http import Limits, Request, Server, Slot
 from ..collector.problems import Refusal
 from ..contracts.errors import ContractError
 from ..errors import PlatformError
-from ..fraud.backtest import backtest_of
+from ..fraud.dry_runs import DryRuns, Question
 from ..fraud.facts import FactProblem
 from ..fraud.git_copy import git_copy
 from ..fraud.parameters import (
@@ -38,7 +38,7 @@ from ..fraud.parameters import (
 )
 from ..fraud.values import ValueProblem, micros
 from ..settings import Settings
-from .backtests import Backtests, Question, check_period
+from .backtests import Backtests, check_period
 from .cases import CaseRoutes
 from .judge import BadRequestError, digest_of, replay
 from .openapi import document
@@ -65,7 +65,7 @@ class Door:
     def __init__(self, settings: Settings, service: DecisionService | None = None) -> None:
         self.settings = settings
         self.service = service or DecisionService(settings)
-        self.backtests = Backtests(settings.data_dir / "fraud" / "backtests")
+        self.backtests = Backtests()
         self.keys = {key.encode(): name for key, name in settings.decision_keys.items()}
         self.server = Server(self, Limits(MAX_BODY, REQUEST_SECONDS, IDLE_SECONDS, MAX_CONNECTIONS), _worded)
         each_second = settings.decision_requests_per_second
@@ -292,10 +292,10 @@ class Door:
 
         def begin() -> str:
             store.demand(question.by, "editor")
-            version = None if question.version is None else store.version(policy, question.version)
             check_period(start, end)
-            backtest_of(self.service.catalog, store, policy, question.changes, start, end, version)
-            return self.backtests.start(question)
+            runs = DryRuns(store)
+            runs.check(self.service.catalog, question)
+            return self.backtests.start(runs, question)
 
         run = await asyncio.to_thread(begin)
         place = f"/v1/policies/{policy}/backtests/{run}"
@@ -306,7 +306,7 @@ class Door:
 
         def look() -> bytes:
             store.demand(_user(request), "viewer")
-            return msgspec.json.encode(self.backtests.state(place["policy"], place["run"]))
+            return msgspec.json.encode(self.backtests.state(DryRuns(store), place["policy"], place["run"]))
 
         return Response(await asyncio.to_thread(look), media_type="application/json")
 

@@ -15,11 +15,11 @@ from ..settings import Settings
 from ..warehouse.client import Warehouse
 from ..warehouse.tables import ensure
 from .agreement import compare
-from .backtest import backtest_of, run_backtest
 from .catalog import FEATURES_FOLDER, POLICIES_FOLDER, Catalog, load_catalog
 from .documents import DATASET as CHANGES
 from .documents import is_collection, raw_table
 from .drift import drift, feature_spans
+from .dry_runs import Question, dry_run
 from .due import DAY, NO_PARTITION, FraudStream, definition_digest, features_key, policy_key
 from .fact_types import TypedPolicy
 from .features import EntityFeatures, describe
@@ -281,12 +281,13 @@ def backtests_asset(stream: FraudStream, owners: dict[str, list[str]]) -> dg.Ass
         settings = stream.settings
         store = ParameterStore(database_url(settings.fraud_database, settings.data_dir), catalog.policies)
         start, end = (datetime.fromisoformat(each).replace(tzinfo=UTC) for each in (config.start, config.end))
-        asked = backtest_of(catalog, store, config.policy, config.changes, start, end)
-        report = run_backtest(stream.warehouse.labelled(dagster_run=context.run_id), catalog, asked)
+        question = Question(config.policy, start.isoformat(), end.isoformat(), "dagster", changes=dict(config.changes))
+        run, report = dry_run(store, catalog, stream.warehouse.labelled(dagster_run=context.run_id), question)
         page = write_report(report, settings.data_dir / "fraud" / "backtests" / context.run_id)
         return dg.MaterializeResult(
             metadata={
                 "policy": config.policy,
+                "id": run,
                 "period": f"{start:%F} to {end:%F}",
                 "parameters": report["parameters"],
                 "decisions": report["decisions"],

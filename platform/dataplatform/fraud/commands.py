@@ -161,23 +161,19 @@ def backtest(  # click passes by name
 ) -> None:
     """What a policy would have decided in the past: report.json and report.html."""
     from ..warehouse.client import Warehouse
-    from .backtest import backtest_of, run_backtest
     from .catalog import load_catalog
+    from .dry_runs import Question, dry_run
     from .parameters import ParameterStore, database_url
     from .report import write_report
 
     settings = get_settings()
     catalog = load_catalog(settings.schemas_dir)
     store = ParameterStore(database_url(settings.fraud_database, settings.data_dir), catalog.policies)
-    chosen = None if version is None else store.version(policy, version)
-    given = assignments(changes)
-    period = (start.replace(tzinfo=UTC), end.replace(tzinfo=UTC))
-    report = run_backtest(Warehouse(settings), catalog, backtest_of(catalog, store, policy, given, *period, chosen))
+    begin, until = (each.replace(tzinfo=UTC).isoformat() for each in (start, end))
+    question = Question(policy, begin, until, user, version, dict(assignments(changes)))
+    _, report = dry_run(store, catalog, Warehouse(settings), question)
     page = write_report(report, output)
     changed = report["changed"]
-    if chosen is not None and not given:
-        summary = {key: report[key] for key in ("from", "to", "decisions", "changed")}
-        store.record_dry_run(policy, chosen.version, summary, by=user)
     click.echo(
         f"{report['decisions']:,} decisions, {changed['decisions']:,} change their level, "
         f"{changed['users']:,} people, {changed['amount']:,.0f} in amount: {page}"
