@@ -16,6 +16,10 @@ from typing import Any
 import pg8000.exceptions
 import pg8000.native
 import pytest
+import redis
+from redis.backoff import ConstantBackoff
+from redis.exceptions import BusyLoadingError
+from redis.retry import Retry
 
 from dataplatform.local.servers import Server, accepts_connections, bigquery_command, free_ports, mongo_command
 from dataplatform.settings import Settings
@@ -119,7 +123,13 @@ class RedisServer:
         )
 
     def start(self) -> None:
+        """Until it answers: it takes connections a moment before it has read what it held."""
         self._server.start()
+        client = redis.Redis.from_url(
+            self.url, retry=Retry(ConstantBackoff(0.01), 1_000), retry_on_error=[BusyLoadingError]
+        )
+        client.ping()
+        client.close()
 
     def kill(self) -> None:
         self._server.kill()

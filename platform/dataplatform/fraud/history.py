@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .documents import changes_source, empty_source, is_collection
-from .features import UNITS, EntityFeatures, Feature
+from .features import SUMMED_BELOW, UNITS, EntityFeatures, Feature
 from .policy_sql import FactColumn, filter_sql, table_column, text_literal
 from .tree import Scalar
 
@@ -136,6 +136,10 @@ def _stream(
     read = sorted({form for feature in features if feature.of for form in source.columns[feature.of].forms})
     matched = "".join(f",\n    {condition} AS {name}" for condition, name in filters.items())
     wanted = "".join(f", {form}" for form in read)
+    summed = sorted({feature.of for feature in features if feature.aggregation in ("sum", "mean")})
+    wanted += "".join(
+        f",\n    {_exact(source.columns[of], entity.columns[stream[0]][of])} AS {of}__exact" for of in summed
+    )
     if any(feature.aggregation == "last" for feature in features):
         wanted += f",\n    ROW_NUMBER() OVER (PARTITION BY {by} ORDER BY happened, known, event_id) AS turn"
     aggregates = []
@@ -178,9 +182,7 @@ def _aggregates(
 
     name = feature.name
     of = _of(source.columns[feature.of]) if feature.of else ""
-    held = entity.columns[feature.event].get(feature.of, "")
-    # Through its text: the decimal that the number is written as. What no NUMERIC holds does not count.
-    exact = f"SAFE_CAST(CAST({of} AS STRING) AS NUMERIC)" if held == "FLOAT64" else of
+    exact = f"e.{feature.of}__exact"
     match feature.aggregation:
         case "count":
             return [f"COUNTIF({seen}) AS {name}" if seen else f"COUNT(*) AS {name}"]
@@ -201,6 +203,17 @@ def _aggregates(
             return [f"MAX({where('e.happened')}) AS {name}"]
 
 
+def _exact(column: FactColumn, held: str) -> str:
+    """A column as sums add it: a NUMERIC, NULL from `SUMMED_BELOW` on, so that no sum can be more than a NUMERIC holds."""
+    value = column.forms[0]
+    if held == "INT64":
+        return f"CAST({value} AS NUMERIC)"
+    if held == "FLOAT64":
+        # Through its text: the decimal that the number is written as.
+        value = f"SAFE_CAST(CAST({value} AS STRING) AS NUMERIC)"
+    return f"IF(ABS({value}) < NUMERIC '{SUMMED_BELOW}', {value}, NULL)"
+
+
 def _of(column: FactColumn) -> str:
     forms = [f"e.{form}" for form in column.forms]
     return forms[0] if len(forms) == 1 else f"COALESCE(CAST({forms[0]} AS FLOAT64), {forms[1]})"
@@ -213,14 +226,16 @@ def _value(feature: Feature, alias: str, entity: EntityFeatures) -> str:
         case "count" | "count_distinct":
             value = f"NULLIF({column}, 0)"
         case "mean":
-            value = f"SAFE_DIVIDE({_float(column, held)}, CAST({column}__n AS FLOAT64))"
+            value = f"SAFE_DIVIDE({_float(column, 'NUMERIC')}, CAST({column}__n AS FLOAT64))"
         case "time_since_first" | "time_since_last":
             micros = f"(m.moment - {column})"
             unit = UNITS[feature.unit]
             value = f"DIV({micros}, {unit})" if feature.type == "INT64" else f"{micros} / {unit}"
-        case "sum" if held == "FLOAT64":
-            value = _float(column, held) if feature.type == "FLOAT64" else column
-        case "sum" | "min" | "max" | "last" if feature.type != held:
+        case "sum":
+            value = _float(column, "NUMERIC") if feature.type == "FLOAT64" else column
+            if feature.type == "INT64":
+                value = f"SAFE_CAST({column} AS INT64)"
+        case "min" | "max" | "last" if feature.type != held:
             value = _float(column, held) if feature.type == "FLOAT64" else f"CAST({column} AS {feature.type})"
         case _:
             value = column

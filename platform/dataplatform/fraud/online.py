@@ -18,10 +18,11 @@ from typing import Any
 import msgspec
 
 from .compiled import compile_policy
-from .features import UNITS, EntityFeatures, Feature
+from .features import SUMMED_BELOW, UNITS, EntityFeatures, Feature
 from .moments import Event, Moment
 from .stores import SqliteStore, Store
 from .tree import Fact, Scalar
+from .values import INT64_MAX, INT64_MIN
 
 MAX_ENTITIES = 50_000
 """Entities of a stream that memory holds; the others are read again from the disk when they are asked for."""
@@ -30,7 +31,6 @@ FORGET_EVERY = 50_000
 _SLACK = 1
 _NINE = 1_000_000_000
 _FLOAT_PLACES = 9
-_TOO_LARGE = 1e29
 _SUMS = ("sum", "mean")
 _WIDE = Context(prec=60)
 
@@ -403,8 +403,8 @@ def _streams(entity: EntityFeatures) -> tuple[list[_Stream], dict[str, list[_Str
         columns: dict[str, None] = {}
         for feature in features:
             held = entity.columns[event].get(feature.of, "")
-            # A float that no NUMERIC holds is in no sum, and in everything else: sums of floats are a series of their own.
-            identity = (feature.of, feature.where, held == "FLOAT64" and feature.aggregation in _SUMS)
+            # What is too large for sums is in no sum, and in everything else: sums are a series of their own.
+            identity = (feature.of, feature.where, held != "INT64" and feature.aggregation in _SUMS)
             if identity not in places:
                 places[identity] = len(measures)
                 measures.append(_measure(entity, feature, features))
@@ -435,7 +435,7 @@ def _measure(entity: EntityFeatures, feature: Feature, features: tuple[Feature, 
 
     held = entity.columns[feature.event].get(feature.of, "")
     alike = (each for each in features if (each.of, each.where) == (feature.of, feature.where))
-    summed = feature.aggregation in _SUMS or (held != "FLOAT64" and any(each.aggregation in _SUMS for each in alike))
+    summed = feature.aggregation in _SUMS or (held == "INT64" and any(each.aggregation in _SUMS for each in alike))
     exact: Callable[[Any], int | None] | None = None
     if summed:
         exact = int if held == "INT64" else _scaled
@@ -443,11 +443,11 @@ def _measure(entity: EntityFeatures, feature: Feature, features: tuple[Feature, 
 
 
 def _scaled(value: Any) -> int | None:
-    """A number in billionths, so that sums are exact and do not depend on the order; None where no NUMERIC holds it."""
+    """A number in billionths, so that sums are exact and do not depend on the order; None where it is too large for them."""
+    if abs(value) >= SUMMED_BELOW:
+        return None
     if isinstance(value, float):
         # The decimal that the number is written as, as SQL reads it from the same text.
-        if abs(value) >= _TOO_LARGE:
-            return None
         value = Decimal(repr(value)).scaleb(_FLOAT_PLACES, _WIDE)
         return int(value.to_integral_value(ROUND_HALF_UP, _WIDE))
     return int(value.scaleb(_FLOAT_PLACES, _WIDE)) if isinstance(value, Decimal) else int(value) * _NINE
@@ -472,7 +472,8 @@ def _aggregate(feature: Feature, series: _Series, low: int, high: int, moment: i
         case "count_distinct":
             return len(set(series.values[low:high]))
         case "sum" | "mean":
-            return _total(feature, held, series.sums[high] - series.sums[low], high - low)
+            total = _total(feature, held, series.sums[high] - series.sums[low], high - low)
+            return feature.no_data if total is None else total
         case "min":
             return _converted(min(series.values[low:high]), feature.type)
         case "max":
@@ -485,11 +486,13 @@ def _aggregate(feature: Feature, series: _Series, low: int, high: int, moment: i
             return _elapsed(feature, moment - series.times[high - 1])
 
 
-def _total(feature: Feature, held: str, total: int, count: int) -> Scalar:
+def _total(feature: Feature, held: str, total: int, count: int) -> Fact:
     if held == "INT64":
         if feature.aggregation == "mean":
             return float(total) / count
-        return float(total) if feature.type == "FLOAT64" else Decimal(total) if feature.type == "NUMERIC" else total
+        if feature.type == "INT64":
+            return total if INT64_MIN <= total <= INT64_MAX else None
+        return float(total) if feature.type == "FLOAT64" else Decimal(total)
     exact = Decimal(total).scaleb(-_FLOAT_PLACES, _WIDE)
     if feature.aggregation == "mean":
         return float(exact) / count
