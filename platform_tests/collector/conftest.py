@@ -53,7 +53,8 @@ class Running:
     schemas: Path
     settings: dict[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
-    file_size_limit: int | None = None
+    limits: dict[int, int] = field(default_factory=dict)
+    """Of the system on the process: `resource.RLIMIT_…` → value."""
     process: subprocess.Popen[str] | None = None
     url: str = ""
     port: int = 0
@@ -66,7 +67,7 @@ class Running:
             "DATAPLATFORM_LANDING_ROTATE_SECONDS": "0.2",
             **{f"DATAPLATFORM_{name.upper()}": value for name, value in self.settings.items()},
         }
-        limit = self.file_size_limit
+        limits = self.limits
         log = (self.data.parent / f"{self.data.name}.log").open("a")
         self.process = subprocess.Popen(
             [
@@ -80,7 +81,9 @@ class Running:
             stderr=log,
             text=True,
             env=environment,
-            preexec_fn=None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+            preexec_fn=(lambda: [resource.setrlimit(kind, (most, most)) for kind, most in limits.items()] and None)
+            if limits
+            else None,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -184,11 +187,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Starts collectors with settings of their own; all are stopped at the end."""
     started: list[Running] = []
 
-    def start_one(*arguments: str, file_size_limit: int | None = None, **settings: str) -> Running:
+    def start_one(*arguments: str, limits: dict[int, int] | None = None, **settings: str) -> Running:
         schemas = tmp_path / "schemas"
         if not schemas.exists():
             write_contracts(schemas)
-        one = Running(tmp_path / f"data{len(started)}", schemas, settings, arguments, file_size_limit)
+        one = Running(tmp_path / f"data{len(started)}", schemas, settings, arguments, limits or {})
         started.append(one)
         return one.start()
 

@@ -1,7 +1,9 @@
 """What the collector does when there is too much, too little room, or a broken contract."""
 
 import asyncio
+import contextlib
 import json
+import resource
 import signal
 import socket
 import threading
@@ -120,7 +122,7 @@ def test_a_refused_request_leaves_its_connection_usable(start: Start) -> None:
 
 def test_a_full_disk_is_503_and_leaves_nothing_half_written(start: Start) -> None:
     # The limit of a file's size fails a write in its middle just as a full disk does, and needs no privilege.
-    collector = start(file_size_limit=300_000, landing_rotate_seconds="30")
+    collector = start(limits={resource.RLIMIT_FSIZE: 300_000}, landing_rotate_seconds="30")
     statuses, acknowledged, number = [], set(), 0
     while statuses.count(503) < 3:
         ids = [f"full-{number}-{place}" for place in range(100)]
@@ -170,6 +172,22 @@ def test_contracts_reload_while_it_runs_and_broken_ones_change_nothing(start: St
     until(lambda: not accepted("view_item_shop"))
 
 
+def test_a_flood_of_connections_leaves_descriptors_for_the_landing(start: Start) -> None:
+    collector = start(limits={resource.RLIMIT_NOFILE: 200}, landing_rotate_seconds="0.05")
+    with collector.client() as client, contextlib.ExitStack() as flood:
+        assert client.get("/healthz").status_code == 200
+        for _ in range(300):
+            flood.enter_context(collector.socket()).sendall(b"POST /v1/events HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
+        (collector.schemas / "owners.yaml").touch()
+        for number in range(10):
+            assert client.post("/v1/events", json=event(f"flood-{number}")).json()["accepted"] == 1
+            time.sleep(0.1)
+        ready = client.get("/readyz").json()
+        assert (ready["ready"], ready["contracts"]) == (True, {"in_force": 1, "problems": [], "failure": None})
+    until(lambda: collector.metrics()["collector_connections"] == 1)
+    assert len(collector.landed()) == 10
+
+
 def test_a_folder_of_contracts_that_is_gone_or_broken_from_the_start(tmp_path: Path) -> None:
     live = LiveContracts(tmp_path / "schemas")
     assert live.reload() is False
@@ -181,6 +199,12 @@ def test_a_folder_of_contracts_that_is_gone_or_broken_from_the_start(tmp_path: P
     assert live.reload() is False
     assert list(live.contracts.events) == ["like_item_shop"]
     (tmp_path / "away").rename(tmp_path / "schemas")
+    for name in ("events", "vocabulary.yaml", "owners.yaml"):
+        (tmp_path / "schemas" / name).rename(tmp_path / name)
+    assert live.reload() is False
+    assert list(live.contracts.events) == ["like_item_shop"]
+    for name in ("events", "owners.yaml"):
+        (tmp_path / name).rename(tmp_path / "schemas" / name)
     (tmp_path / "schemas" / "vocabulary.yaml").write_text("actions: [")
     live.reload()
     assert live.problems

@@ -22,6 +22,8 @@ MAX_HEADER_BYTES = 32 << 10
 MAX_URL_BYTES = 8 << 10
 PIPELINE_LIMIT = 32
 """Requests of one connection that may wait for their answers before no more is read from it."""
+TOLD_CONNECTIONS = 50
+"""Connections above the limit that are open for a moment, to be told so; still more are broken at once."""
 LINGER_BYTES = 16 << 20
 LINGER_SECONDS = 2.0
 """How much and how long a refused sender may go on sending (to nobody), so that it reads the answer before the connection breaks."""
@@ -208,7 +210,10 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self.transport = transport  # type: ignore[assignment]
         self.server.connections.add(self)
-        if len(self.server.connections) > self.server.limits.connections:
+        excess = len(self.server.connections) - self.server.limits.connections
+        if excess > TOLD_CONNECTIONS:
+            self.abort()
+        elif excess > 0:
             self._fail(Refusal(503, "too_many_connections", "too many connections", "try again later", retry_after=2))
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -21,9 +21,10 @@ _LOOK_MILLISECONDS = 5000
 def in_force(before: Contracts, now: Contracts, problems: Sequence[Problem]) -> Contracts:
     """What counts after a reload: the good contracts, and for a broken file the contract that it held before.
 
-    A contract whose file was removed is gone. A folder that is gone or unreadable as a whole changes nothing.
+    A contract whose file was removed is gone. A folder that is gone, or lacks what every folder of contracts has (as where
+    the system gives no more files to this process), changes nothing.
     """
-    if any(problem.code == "no_folder" for problem in problems):
+    if before.events and any(problem.code in ("no_folder", "no_file") for problem in problems):
         return before
     broken = {problem.file for problem in problems}
     kept = {

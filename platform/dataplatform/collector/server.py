@@ -6,6 +6,7 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -28,6 +29,8 @@ STREAM = "events"
 DRAIN_SECONDS = 10.0
 _SHARE_SECONDS = 1.0
 _SHORT_LIFE_SECONDS = 5.0
+OTHER_FILES = 100
+"""Descriptors that are kept for landing files, contracts, logs, and connections that are just being refused."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 log = logging.getLogger(__name__)
@@ -63,7 +66,25 @@ def keep_freed_memory(size: int = 64 << 20) -> None:
         mallopt(_M_TRIM_THRESHOLD, size)
 
 
+def connections_possible(wanted: int) -> int:
+    """How many connections this process may have: those wanted, or fewer where the system gives it fewer open files.
+
+    The soft limit is raised as far as is needed and allowed. Without a descriptor left nothing could be landed either.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    possible = wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - OTHER_FILES))
+    if possible < wanted:
+        log.warning("at most %d connections, because this process may have %d open files only", possible, soft)
+    return possible
+
+
 async def _serve(settings: Settings, host: str, port: int, shared: Path | None, started: Callable[[int], None]) -> None:
+    possible = connections_possible(settings.collector_max_connections)
+    settings = settings.model_copy(update={"collector_max_connections": possible})
     landing = open_landing(settings, STREAM)
     if finished := await asyncio.to_thread(landing.finish_dead):
         log.info("finished %d open files of dead predecessors", finished)
