@@ -90,3 +90,18 @@ def test_files_of_earlier_hours_are_found_a_little_later(settings, monkeypatch):
     assert feed.run_once() == 1
     assert feed.run_once() == 0
     feed.close()
+
+
+def test_what_no_clock_or_a_wrong_one_dates_happened_when_it_was_received(settings):
+    """As in history: a device's clock that says nothing, a time to come, or one before the year 1."""
+    received = f"{NOW:%Y-%m-%dT%H:%M:%S}.000000Z"
+    lines = [
+        record(1, "none", received, event_time=None),
+        record(2, "ahead", received, event_time="2099-01-01T00:00:00Z"),
+        record(3, "odd", received, event_time="0001-01-01T00:00:00Z", sent_at="9999-12-31T00:00:00Z"),
+    ]
+    feed = Feed(settings)
+    assert feed.events(b"\n".join(lines)) == 3
+    at = micros(received)
+    assert [feed.states["user"].features("u1", at + after)["transfers_1h"] for after in (0, 1)] == [0, 3]
+    feed.close()

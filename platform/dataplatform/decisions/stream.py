@@ -55,6 +55,8 @@ REREAD_HOURS = 26
 """Hours in which new files are looked for now and then; older ones are read once, at the start."""
 REREAD_SECONDS = 5.0
 MAX_FOLDERS = 500
+FIRST_MICROS = -62_135_596_800_000_000
+"""The year 1: no time is before it."""
 log = logging.getLogger(__name__)
 
 
@@ -221,6 +223,8 @@ class Feed:
         happened = micros(row["event_time"]) if row.get("event_time") is not None else known
         if row.get("sent_at") is not None:
             happened += known - micros(row["sent_at"])
+        if not FIRST_MICROS <= happened <= known:
+            happened = known  # as `history.HAPPENED`
         return _read_event(
             reader, record.event, record.event_id, happened, known, lambda column: lookup(row, column)[0]
         )
@@ -237,7 +241,7 @@ class Feed:
             return row[column] if column in row else _inner(document, column.split("__"))
 
         happened, known = micros(change.changed_at), micros(change.captured_at)
-        return _read_event(reader, collection, identity, happened, known, read)
+        return _read_event(reader, collection, identity, min(happened, known), known, read)
 
 
 type _Reader = tuple[tuple[str, ...], dict[str, str]]

@@ -18,7 +18,7 @@ from .documents import is_collection
 from .fact_types import TypedPolicy
 from .facts import set_parameters
 from .features import EntityFeatures
-from .history import Source, history_statement, warehouse_source
+from .history import HAPPENED, Source, history_statement, warehouse_source
 from .parameters import ParameterStore, ParameterVersion
 from .policy_sql import FactColumn, column_value, policy_statement, rule_bit, table_column
 from .staging import staged_lists
@@ -138,7 +138,7 @@ def statements(
     policy = asked.typed.policy
     event_table = f"`{warehouse.table_id(EVENTS, policy.event)}`"
     inside = "hour >= TIMESTAMP_TRUNC(@start, HOUR) AND hour < TIMESTAMP_ADD(@end, INTERVAL 1 DAY)"
-    exactly = "occurred_at >= @start AND occurred_at < @end"
+    exactly = f"{HAPPENED} >= @start AND {HAPPENED} < @end"
     found: list[tuple[str, str]] = []
     keys = role_keys(asked.typed, catalog)
     for role, entity in catalog.roles(policy).items():
@@ -150,7 +150,7 @@ def statements(
             for event, table in source_tables(warehouse, wanted).items()
         }
         moments = (
-            f"(SELECT event_id, CAST({keys[role]} AS STRING) AS entity_key, UNIX_MICROS(occurred_at) AS moment"
+            f"(SELECT event_id, CAST({keys[role]} AS STRING) AS entity_key, UNIX_MICROS({HAPPENED}) AS moment"
             f" FROM {event_table} WHERE {inside} AND {exactly}) AS asked"
         )
         found.append((f"features_{role}", history_statement(wanted, sources, moments, keep=("event_id",))))
@@ -217,7 +217,7 @@ def facts_statement(
     amount = next((each for each in AMOUNTS if each in columns), None)
     money = f"CAST(e.{amount} AS FLOAT64)" if amount else "CAST(NULL AS FLOAT64)"
     return (
-        f"SELECT event_id, e.user_id, e.occurred_at, {money} AS amount{''.join(selected)}\n"
+        f"SELECT event_id, e.user_id, {HAPPENED} AS occurred_at, {money} AS amount{''.join(selected)}\n"
         f"FROM (SELECT * FROM {event_table} WHERE {where}) AS e\n" + "\n".join(joins.values())
     )
 

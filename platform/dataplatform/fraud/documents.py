@@ -75,7 +75,7 @@ def changes_source(table: str, columns: dict[str, str], where: str) -> str:
     selected = ", ".join(f"{column_sql(name, held)} AS {name}" for name, held in columns.items())
     operations = ", ".join(text_literal(each) for each in OPERATIONS)
     return (
-        "SELECT CONCAT(position, ' ', _id) AS event_id, UNIX_MICROS(changed_at) AS happened,"
+        "SELECT CONCAT(position, ' ', _id) AS event_id, UNIX_MICROS(LEAST(changed_at, captured_at)) AS happened,"
         f" UNIX_MICROS(captured_at) AS known, {selected}\n"
         f" FROM {table} WHERE operation IN ({operations}) AND _id IS NOT NULL AND {where}"
     )

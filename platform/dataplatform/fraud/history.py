@@ -14,6 +14,8 @@ from .policy_sql import FactColumn, filter_sql, table_column, text_literal
 from .tree import Scalar
 
 DAY = 86_400_000_000
+HAPPENED = "LEAST(COALESCE(occurred_at, received_at), received_at)"
+"""SQL: when an event of a table of the warehouse happened. Not after it was known, and then where no device's clock says when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ def warehouse_source(table: str, event: str, entity: EntityFeatures, start: str,
     """The events of a table of the warehouse that moments in [start, end) can see (SQL expressions, TIMESTAMP).
 
     Of a collection the table is that of its changes, or "" where there is none.
-    Only the partitions from the longest window (and a day, for clocks that are wrong) before `start` are read.
+    Only the partitions from the longest window (and a day) before `start` are read: nothing happened after it was known, whatever a
+    clock says.
     """
     windows = [each.window for stream, found in entity.streams.items() if stream[0] == event for each in found]
     longest = None if None in windows else max(each for each in windows if each is not None)
@@ -88,7 +91,8 @@ def warehouse_source(table: str, event: str, entity: EntityFeatures, start: str,
         for name in sorted({*read, *keys})
     ]
     return Source(
-        f"(SELECT event_id, UNIX_MICROS(occurred_at) AS happened, UNIX_MICROS(received_at) AS known, {', '.join(names)}"
+        f"(SELECT event_id, UNIX_MICROS({HAPPENED}) AS happened, UNIX_MICROS(received_at) AS known,"
+        f" {', '.join(names)}"
         f" FROM {table} WHERE {since}hour < {end})",
         _own_columns(entity.columns[event]),
     )
