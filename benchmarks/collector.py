@@ -25,6 +25,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +84,22 @@ def event(number: int, parameters: int, chance: random.Random) -> str:
         "params": params,
     }
     return json.dumps(envelope, separators=(",", ":"))
+
+
+def segment_batch(events: list[str]) -> str:
+    """The same events as Segment's Python SDK sends them."""
+    renamed = {"event_id": "messageId", "event_time": "timestamp", "user_id": "userId", "device_id": "anonymousId"}
+    shared = {
+        "type": "track",
+        "integrations": {},
+        "context": {"library": {"name": "analytics-python", "version": "2.3.4"}},
+    }
+    messages = []
+    for text in events:
+        one = json.loads(text)
+        message = {theirs: one[ours] for ours, theirs in renamed.items()}
+        messages.append({**message, "event": one["event"], "properties": one["params"], **shared})
+    return json.dumps({"batch": messages, "sentAt": "2026-01-31T10:00:01.123456+00:00"})
 
 
 @dataclass(frozen=True)
@@ -207,7 +224,7 @@ class Running:
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=(self.folder / "log").open("wb")
         )
-        self.url = f"http://127.0.0.1:{self.port}/v1/events"
+        self.url = f"http://127.0.0.1:{self.port}"
         for _ in range(300):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
@@ -251,9 +268,10 @@ def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="bench-collector-"))
     write_contracts(work / "schemas", options.parameters)
     events = [event(number, options.parameters, chance) for number in range(BATCH)]
-    batch, single = work / "batch.json", work / "single.json"
+    batch, single, segment = work / "batch.json", work / "single.json", work / "segment.json"
     batch.write_text('{"batch":[' + ",".join(events) + "]}")
     single.write_text(events[0])
+    segment.write_text(segment_batch(events))
     print(
         f"{os.cpu_count()} cores, load from {options.client} ({options.connections} connections, on the same machine), "
         f"{options.parameters} parameters, {len(events[0])} bytes an event, fsync on {work}'s disk\n"
@@ -265,10 +283,10 @@ def main() -> None:
 
     def measure(
         name: str, server: Running, body: Path, size: int, *, key: str = "", connections: int = options.connections,
-        seconds: float = options.each, pause: float = 0,
+        seconds: float = options.each, pause: float = 0, path: str = "/v1/events",
     ) -> None:  # fmt: skip
         before = server.cpu()
-        result = load(server.url, body, seconds, connections, pause)
+        result = load(server.url + path, body, seconds, connections, pause)
         used = server.cpu() - before
         rate, cpu_rate = result.requests * size, result.requests * seconds * size / used
         if key:
@@ -281,13 +299,18 @@ def main() -> None:
     for kind, name in names.items():
         server = Running(kind, work / "schemas")
         try:
-            load(server.url, batch, 1, options.connections)
+            load(f"{server.url}/v1/events", batch, 1, options.connections)
             measure(f"{name}, batches of {BATCH}", server, batch, BATCH, key=kind)
             if kind == "records":
                 continue
             measure(f"{name}, single", server, single, 1, key=f"{kind}, single", connections=options.connections * 4)
             if kind != "collector":
                 continue
+            for path, body in (("/v1/events", batch), ("/v1/batch", segment)):
+                answer = httpx.post(server.url + path, content=body.read_bytes(), headers={"X-Write-Key": "local"})
+                if answer.json()["accepted"] != BATCH:
+                    raise SystemExit(f"not all of {path}'s events are valid: {answer.text[:1000]}")
+            measure(f"{name}, Segment batches of {BATCH}", server, segment, BATCH, path="/v1/batch")
             # A connection answers one request, then waits: so many connections and such a pause make half the load.
             pause = options.connections * 2 / (rates[kind] / BATCH / 2) * 1000
             measure("collector at half load", server, batch, BATCH, connections=options.connections * 2, pause=pause)

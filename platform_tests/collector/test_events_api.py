@@ -153,7 +153,7 @@ def test_gzip(collector: Running) -> None:
 
 
 def test_a_gzip_bomb_is_413(collector: Running) -> None:
-    bomb = gzip.compress(b"[" + b" " * (1 << 28) + b"]", compresslevel=9)
+    bomb = gzip.compress(b"[" + b" " * (1 << 26) + b"]", compresslevel=9)
     assert len(bomb) < 4 << 20
     answer = collector.post(bomb, content_encoding="gzip")
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
