@@ -65,3 +65,10 @@ def test_a_prefix_of_a_statement_is_answered() -> None:
     for case in read_cases()[::7]:
         for end in range(1, len(case.statement), 9):
             resolve(case.statement[:end], catalog, project="p", default_dataset="p.d", destination="p.d.out")
+
+
+def test_a_pipe_behind_a_parenthesis_that_nothing_opened_is_a_mistake() -> None:
+    result = resolve(
+        ") .t |> SELECT a |> UNION ALL (SELECT b, e( FROM t)", Catalog(), project="p", default_dataset="p.d"
+    )
+    assert [one.reason for one in result.unresolved] == ["syntax"]

@@ -58,7 +58,10 @@ def lift_pipes(text: str, prefix: str = "__pipe_") -> tuple[str, dict[str, PipeQ
         if not isinstance(start_query, exp.Query):
             raise SyntaxProblem(f"not a query before |>: {first[:100]}")
         pipes[name] = PipeQuery(start_query, tuple(_stage(piece) for piece in pieces[1:]))
-        text = f"{text[:start]}{head} SELECT * FROM {name} {text[end:]}"
+        lifted = f"{text[:start]}{head} SELECT * FROM {name} {text[end:]}"
+        if lifted.count("|>") >= text.count("|>"):
+            raise SyntaxProblem(f"not a query before |>: {head[:100]}")
+        text = lifted
     return text, pipes
 
 
@@ -85,7 +88,7 @@ def _head(text: str) -> tuple[str, str]:
     depth = 0
     found: list[Lexeme] = lexemes(text)
     for position, lexeme in enumerate(found):
-        if lexeme.word == "|>" and depth == 0:
+        if lexeme.word == "|>" and depth <= 0:
             break
         if lexeme.word == "(":
             if position == 0:
