@@ -9,7 +9,7 @@ from ..errors import PlatformError
 from ..fraud.catalog import Catalog
 from ..fraud.parameters import ParameterStore, Snapshot, database_url
 from ..settings import Settings
-from .judge import Bench, bench_of
+from .judge import Bench, bench_of, digest_of
 
 POLL_SECONDS = 0.2
 log = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ class Benches:
     def __init__(self, settings: Settings, catalog: Catalog) -> None:
         self.settings = settings
         self.catalog = catalog
+        self.digests = {name: digest_of(typed) for name, typed in catalog.policies.items()}
+        """Version of each policy's text."""
         self.store: ParameterStore | None = None
         self.reachable = False
         self.loaded_at = 0.0
@@ -74,8 +76,8 @@ class Benches:
         values = self.store.values if self.store is not None else None
         by_event: dict[str, Bench] = {}
         streams: dict[str, tuple[Bench, ...]] = {}
-        for typed in self.catalog.policies.values():
-            bench = bench_of(typed, self.catalog, snapshot, values)
+        for name, typed in self.catalog.policies.items():
+            bench = bench_of(typed, self.catalog, snapshot, values, self.digests[name])
             event = typed.policy.event
             if typed.policy.stream is None:
                 by_event[event] = bench

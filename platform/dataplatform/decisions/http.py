@@ -40,7 +40,7 @@ from ..fraud.values import ValueProblem, micros
 from ..settings import Settings
 from .backtests import Backtests, check_period
 from .cases import CaseRoutes
-from .judge import BadRequestError, digest_of, replay
+from .judge import BadRequestError, replay
 from .openapi import document
 from .rates import SharedRates
 from .service import DecisionService
@@ -223,7 +223,8 @@ class Door:
     async def explanation(self, request: HttpRequest) -> Response:
         record = self._record(request)
         typed = self.service.catalog.policies.get(record.answer.policy)
-        if typed is None or digest_of(typed) != record.answer.versions.policy:
+        digests = self.service.benches.digests
+        if typed is None or digests[record.answer.policy] != record.answer.versions.policy:
             raise BadRequestError(
                 410, "The policy's text has changed since; the record still has all it was made from."
             )
@@ -239,7 +240,7 @@ class Door:
                     "policy": name,
                     "event": typed.policy.event,
                     "description": typed.policy.description,
-                    "digest": digest_of(typed),
+                    "digest": self.service.benches.digests[name],
                     "live": in_force.live.version if in_force else None,
                     "shadow": in_force.shadow.version if in_force and in_force.shadow else None,
                     "share": in_force.share.version if in_force and in_force.share else None,
