@@ -93,7 +93,7 @@ def _first_change(text: str) -> str | None:
         if lexeme.word == "LOAD" and follows == "DATA":
             plain = _load(text, found)
             return plain if plain != text else None
-        if lexeme.word == "MODEL" and at and found[at - 1].word in ("CREATE", "REPLACE", "EXISTS"):
+        if lexeme.word == "MODEL" and at and found[at - 1].word in ("CREATE", "REPLACE"):
             return _model(text, found)
     return None
 
