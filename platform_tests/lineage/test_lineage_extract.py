@@ -273,6 +273,12 @@ def test_memory_of_a_statement_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         ("SELECT JSON_VALUE(d, '$.a') FROM t", "SELECT JSON_VALUE(d, '$.b') FROM t", False),
         ("SELECT d['a'] FROM t", "SELECT d['b'] FROM t", False),
         ("SELECT * FROM t PIVOT(SUM(a) FOR b IN ('x'))", "SELECT * FROM t PIVOT(SUM(a) FOR b IN ('y'))", False),
+        (
+            "SELECT * FROM GAP_FILL(TABLE t, ts_column => 'a')",
+            "SELECT * FROM GAP_FILL(TABLE t, ts_column => 'b')",
+            False,
+        ),
+        ("SELECT * FROM RANGE_SESSIONIZE(TABLE t, 'a', [])", "SELECT * FROM RANGE_SESSIONIZE(TABLE t, 'b', [])", False),
         ("EXECUTE IMMEDIATE 'SELECT a FROM t'", "EXECUTE IMMEDIATE 'SELECT b FROM t'", False),
         ("CALL d.run('SELECT a FROM t')", "CALL d.run('SELECT b FROM t')", False),
         ("CALL d.run(1)", "CALL d.run(2)", False),

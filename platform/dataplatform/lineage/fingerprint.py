@@ -1,8 +1,9 @@
 """One fingerprint for all runs of a text: literals, comments, white space and date shards folded away.
 
 What decides about edges is not folded: digits of names (in back-quotes, of hyphenated projects), URIs of files, ordinals of GROUP BY
-and ORDER BY, JSON paths and keys, the names that PIVOT makes of its literals, and texts that are themselves SQL (EXECUTE IMMEDIATE,
-EXTERNAL_QUERY, the arguments of CALL, which a procedure may execute; of these, dates and times are folded).
+and ORDER BY, JSON paths and keys, the names that PIVOT makes of its literals, the names of columns that GAP_FILL and RANGE_SESSIONIZE are
+given, and texts that are themselves SQL (EXECUTE IMMEDIATE, EXTERNAL_QUERY, the arguments of CALL, which a procedure may execute; of
+these, dates and times are folded).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _HYPHENATED = re.compile(r"-[\w-]{1,30}\.(?:[A-Za-z_]\w*\.|`)")
 _FILES = ("gs://", "s3://", "azure://")
 _NUMBER = re.compile(r"[0-9][\w.]*")
 _KEPT_DIGITS = str.maketrans("0123456789", "".join(chr(0xE000 + digit) for digit in range(10)))
-_AS_WRITTEN = ("pivot", "immediate", "external_query")
+_AS_WRITTEN = ("pivot", "immediate", "external_query", "gap_fill", "range_sessionize")
 _CALL_WORD = re.compile(r"\bcall\b")
 _TIME = re.compile(r"['\"]\d{4}-\d{2}-\d{2}(?:[ tT][\d:.]+)?(?:Z| ?UTC|[+-]\d{2}:?\d{2})?['\"]")
 """A literal that is a date or a time and nothing else."""
