@@ -160,6 +160,7 @@ def test_replay_needs_a_time_that_is_one(run: Run) -> None:
         (b"\n\n", []),
         (b'{"a":1}', [b'{"a":1}']),
         (b"\xff\n1", [b"\xff", b"1"]),
+        (b'{"\xff":1}\n{"a":"\xff"}\n', [b'{"\xff":1}', b'{"a":"\xff"}']),
         # Events over several lines, one after the other, and among lines.
         (b'{\n "a": 1\n}\n{\n "a": 2\n}', [b'{\n "a": 1\n}', b'{\n "a": 2\n}']),
         (b'{"b":1}\r\n{\r\n"a": [\r\n {"x":"}"}\r\n]\r\n}\r\n', [b'{"b":1}', b'{\r\n"a": [\r\n {"x":"}"}\r\n]\r\n}']),

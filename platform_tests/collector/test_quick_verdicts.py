@@ -1,12 +1,16 @@
 """The quick way to a verdict at its edges: whatever it accepts, the exact way accepts, alone and in a batch."""
 
+import contextlib
 import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataplatform.collector.segment import event_of
+from dataplatform.collector.bodies import Malformed, events_of
+from dataplatform.collector.keys import WriteKeys
+from dataplatform.collector.problems import Refusal
+from dataplatform.collector.segment import event_of, messages_of, write_key_of
 from dataplatform.contracts.events import EventContract
 from dataplatform.events.verdict import Judge
 
@@ -115,6 +119,58 @@ def test_usual_events_go_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     usual = f'{{"event_id":"1","event":"{CONTRACT.name}","sent_at":"2026-01-31T19:00:00+09:00","params":{params}}}'
     assert all(verdict.accepted for verdict in JUDGE.judge_all([usual.encode()] * 3))
+
+
+BODIES = (
+    b'{"batch":[{"type":"track","messageId":"m","event":"pay_item_shop","properties":{"note":"a"},"context":{"a":1}},'
+    b'{"type":"group","groupId":"g","traits":{"x":1}}],"sentAt":"x","writeKey":"local"}',
+    b'[{"event_id":"1","event":"pay_item_shop","params":{"any":"x","price":"1.5","at":"2026-01-31T10:00:00Z"}},{"event_id":"2"}]',
+    b'{"event_id":"1","event":"pay_item_shop","type":"t","params":{"count":1,"days":["2026-01-31"]}}',
+)
+SPOILING = (
+    b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"\\ud800", b"\\u0000", b"\0", b"NaN",
+    b"1e999", b"null", b" ", b"\n", "😀".encode(), b"-", b"0", b"9" * 400, b"\xef\xbb\xbf", b'"batch":', b'"event":"x",',
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(BODIES),
+    st.lists(st.tuples(st.integers(0, 220), st.integers(0, 3), st.sampled_from(SPOILING)), min_size=1, max_size=3),
+)
+def test_a_spoilt_body_is_malformed_or_its_events_have_the_exact_verdict(
+    body: bytes, spoilt: list[tuple[int, int, bytes]]
+) -> None:
+    for place, length, text in spoilt:
+        at = place % len(body)
+        body = body[:at] + text + body[at + length :]
+    with contextlib.suppress(Refusal):
+        WriteKeys({"local": "web"}).require_some_in(body)
+    write_key_of(body)
+    for kind in ("events", None, "track", "group"):
+        try:
+            raws = events_of(body) if kind == "events" else messages_of(body, kind).events
+        except (Malformed, Refusal):
+            continue
+        assert JUDGE.judge_all(raws) == [JUDGE.judge_exactly(bytes(raw)) for raw in raws]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"event_id":"1","event":"pay_item_shop","params":{"any":"\xff"}}',
+        b'{"event_id":"1","event":"pay_item_shop","params":{"any":"\xed\xa0\x80"}}',
+        b'{"event_id":"1","event":"pay_item_shop","type":"\xff","params":{}}',
+        b'{"event_id":"1","event":"pay_item_shop","\xff":1,"params":{}}',
+        b'{"event_id":":1","params":{}}',
+        b'{"event_id":":","evXnt":"pay_item_shop","params":{}}',
+        b'{"event_id":"1","event":"","params":{}}',
+    ],
+)
+@pytest.mark.parametrize("judge", [JUDGE, Judge({})], ids=["one contract", "none"])
+def test_what_looks_right_until_it_is_read(judge: Judge, raw: bytes) -> None:
+    assert judge.judge(raw) == judge.judge_exactly(raw)
+    assert not judge.judge(raw).accepted
 
 
 def test_an_event_deeper_than_any_stack_is_refused() -> None:

@@ -207,3 +207,15 @@ def test_a_malformed_segment_body_is_400_and_kept(collector: Running) -> None:
     answer = httpx.post(f"{collector.url}/v1/batch", content=b'{"batch":[{]', headers={"Authorization": f"Basic {key}"})
     assert (answer.status_code, answer.json()["offset"]) == (400, 11)
     assert [record for record in collector.landed() if record["payload"] == '{"batch":[{]']
+
+
+@pytest.mark.parametrize(
+    "message", [b'{"messageId":"u","\xff":1}', b'{"messageId":"u","event":"\xff","writeKey":"\xff"}']
+)
+def test_a_message_that_is_not_utf8_is_kept_and_refused(collector: Running, message: bytes) -> None:
+    for path, body in (("/v1/track", message), ("/v1/batch", b'{"batch":[%b]}' % message)):
+        answer = collector.post(body, path)
+        assert (answer.status_code, answer.json()["errors"][0]["errors"][0]["code"]) == (200, "not_json")
+        assert httpx.post(collector.url + path, content=body).status_code == 401
+    text = event_of(message, "track").decode("utf-8", "replace")
+    assert [record["payload"] for record in collector.landed()].count(text) == 2

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import Raw
 
+from ..events.sure import UNDECODABLE
 from .problems import Refusal
 
 MAX_BODY_BYTES = 4 << 20
@@ -121,7 +122,7 @@ def events_of(body: bytes) -> Sequence[bytes | Raw]:
         _cut_by_brackets(body)  # so that a million little elements are refused before a million objects stand in memory
     try:
         found = _cut(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         by_brackets = _cut_by_brackets(body)
         if by_brackets is None or (_is_one_event(body) and not _is_nearly_json(body)):
             raise malformed(body, error) from None
@@ -250,7 +251,7 @@ def _ends_well(body: bytes, end: int) -> bool:
         return False
     try:
         others = msgspec.json.decode(b"{" + rest[1:], type=dict[str, Raw])
-    except (msgspec.DecodeError, RecursionError):
+    except UNDECODABLE:
         return False
     if "batch" in others:
         raise _two_batches()

@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from ..events.sure import UNDECODABLE
 from .problems import Refusal
 
 _QUERY_KEY = re.compile(rb"(?:^|&)writeKey=([^&]*)")
@@ -53,7 +54,7 @@ class WriteKeys:
                 break
             try:
                 told = msgspec.json.decode(match[1], type=str)
-            except msgspec.MsgspecError:
+            except UNDECODABLE:
                 continue
             if told in self._sources:
                 return

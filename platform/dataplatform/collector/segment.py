@@ -12,7 +12,7 @@ from json import loads
 import msgspec
 from msgspec import Raw
 
-from ..events.sure import has_each_key_once
+from ..events.sure import UNDECODABLE, has_each_key_once
 from .bodies import events_of
 
 EVENT_NAMES = {
@@ -153,7 +153,7 @@ def _is_taken(name: str, keys: dict[str, Raw], params: str | None, shared: dict[
 def _keys_of(raw: bytes) -> dict[str, Raw] | None:
     try:
         return _message.decode(raw)
-    except (msgspec.MsgspecError, RecursionError):
+    except UNDECODABLE:
         return None
 
 
@@ -177,7 +177,7 @@ def write_key_of(body: bytes) -> str | None:
     """The `writeKey` of a body that is an object and has one."""
     try:
         key = _keyed.decode(body).write_key
-    except (msgspec.MsgspecError, RecursionError):
+    except UNDECODABLE:
         return None
     return None if key is msgspec.UNSET else _write_key({"writeKey": key})
 
@@ -187,5 +187,5 @@ def _write_key(keys: dict[str, Raw] | None) -> str | None:
         return None
     try:
         return msgspec.json.decode(keys["writeKey"], type=str)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         return None

@@ -21,6 +21,7 @@ from dataplatform.landing import NonDecreasingClock, Writer, hour_of
 
 from .reasons import Reason
 from .received import Record, decode_payload, received_at_text
+from .sure import UNDECODABLE
 from .verdict import Judge, Judged, Verdict
 
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -223,7 +224,7 @@ def _opened_in(line: bytes) -> int:
 def _is_json(text: bytes) -> bool:
     try:
         msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except UNDECODABLE:
         return False
     return True
 
@@ -234,7 +235,7 @@ def _array_elements(path: Path, text: io.BufferedReader) -> Iterator[tuple[str, 
         raise _not_read(f"{path}", f"an array of more than {LARGEST_ARRAY:,} bytes; write an event a line")
     try:
         elements: list[Any] = msgspec.json.decode(body, type=list[msgspec.Raw])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         first, _, rest = body.lstrip(_BLANK).partition(b"\n")
         if rest.strip(_BLANK) and _is_json(first):  # lines, the first of which happens to be an array
             yield from _documents(path, _lines(path, io.BufferedReader(cast(Any, io.BytesIO(body)))))

@@ -46,6 +46,8 @@ TIME_SURE = re.compile(
 )
 """Times that exist without looking at a calendar."""
 ENVELOPE = frozenset({"event_id", "event", "params", *ENVELOPE_TIMES, *ENVELOPE_TEXTS})
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what was asked for; the second for keys that are not UTF-8."""
 _REMEMBERED = 2000
 """Bytes of the longest value that is remembered to be faultless."""
 _members = msgspec.json.Decoder(dict[str, Raw])
@@ -84,6 +86,19 @@ def read_sure_decimal(decimal: Raw) -> Decimal | None:
     return None if DECIMAL_SURE.fullmatch(raw) is None else Decimal(raw.strip(b'"').decode())
 
 
+def is_sure_json(value: bytes) -> bool:
+    """Whether the raw text of a JSON parameter surely is right: text that was passed over is not known to be UTF-8."""
+    return value[0] in b'"tf' and (value.isascii() or is_utf8(value))
+
+
+def is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def has_no_more_keys(raw: bytes, keys: int) -> bool:
     """Whether a JSON text surely has so many keys, given that it has as many at least, and nothing that no text may hold.
 
@@ -120,7 +135,7 @@ def without_unknown_keys(raw: bytes) -> bytes | None:
         return None
     try:
         members = _members.decode(raw)
-    except (msgspec.MsgspecError, RecursionError):
+    except UNDECODABLE:
         return None
     unknown = members.keys() - ENVELOPE
     if not unknown or not has_each_key_once(raw, members):
@@ -312,8 +327,7 @@ def check_value(source: Source, field: Field, value: str, level: int) -> None:
             read = source.constant(read_sure_decimal)
         case "JSON":
             # Objects and arrays may repeat keys, and numbers may be inexact: only text and constants are sure.
-            first = source.constant(b'"tf')
-            source.add(level, f"if bytes({value})[0] not in {first}: {NOT_SURE}")
+            source.add(level, f"if not {source.constant(is_sure_json)}(bytes({value})): {NOT_SURE}")
             return
         case _:
             read = ""

@@ -19,7 +19,7 @@ from dataplatform.contracts.events import EventContract
 from . import reasons as why
 from .exact import ExactContract, NotJson, Object, find_faults, judge_envelope, judge_names, parse
 from .reasons import INEXACT_NUMBER, Reason
-from .sure import SureKeys, are_surely_right, compile_sure, without_unknown_keys
+from .sure import UNDECODABLE, SureKeys, are_surely_right, compile_sure, without_unknown_keys
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -66,10 +66,8 @@ class Judge:
         sure = [compile_sure(contract) for contract in contracts.values()]
         self._keys_of: dict[type, SureKeys] = {contract.envelope: contract.keys for contract in sure}
         self._names: dict[type, str] = {contract.envelope: contract.name for contract in sure}
-        self._decode: Callable[[bytes | Raw], Any] = (
-            msgspec.json.Decoder(Union[tuple(self._names)]).decode if sure else _never  # noqa: UP007
-        )
         self._keys_of[_NotSure], self._names[_NotSure] = lambda *_: 0, ""
+        self._decode: Callable[[bytes | Raw], Any] = msgspec.json.Decoder(Union[tuple(self._names)]).decode  # noqa: UP007
 
     def judge(self, raw: bytes) -> Verdict:
         """The verdict on one event, given its JSON text as it arrived."""
@@ -94,17 +92,17 @@ class Judge:
         """The decoded events (`_NOT_SURE` where that cannot be), and the texts that they were decoded from."""
         try:
             return raws, list(map(self._decode, raws))
-        except _UNDECODABLE:
+        except UNDECODABLE:
             pass
         texts = list(raws)
         decoded: list[Any] = [_NOT_SURE] * len(raws)
         for place, raw in enumerate(raws):
             try:
                 decoded[place] = self._decode(raw)
-            except _UNDECODABLE:
+            except UNDECODABLE:
                 if (known := without_unknown_keys(bytes(raw))) is not None:
                     texts[place] = known
-                    with suppress(*_UNDECODABLE):
+                    with suppress(*UNDECODABLE):
                         decoded[place] = self._decode(known)
         return texts, decoded
 
@@ -168,15 +166,13 @@ class Judge:
         return Verdict(event, event_id, faults, reasons, contract.version)
 
 
-class _NotSure(msgspec.Struct):
-    """Stands for an event that its contract's type does not decode."""
+class _NotSure(msgspec.Struct, tag_field="event", tag=""):
+    """Stands for an event that its contract's type does not decode.
+
+    It is one of the decoder's types as well: were there one type only, an event without a name would be decoded as that.
+    """
 
     event_id: None = None
 
 
 _NOT_SURE = _NotSure()
-_UNDECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
-
-
-def _never(raw: bytes | Raw) -> Any:
-    raise ValueError(raw)
