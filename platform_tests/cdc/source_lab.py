@@ -2,6 +2,7 @@
 comparison of what came out with the source."""
 
 import gzip
+import json
 import os
 import random
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pymongo import MongoClient
+from typed_model import model_one, normal
 
 from dataplatform.cdc.changes import Change, decode, fold
 from dataplatform.cdc.connections import connect
@@ -160,10 +162,16 @@ class Lab:
         assert table == source, different(source, table)
 
     def assert_equal(self, collection: str) -> None:
-        """The law: the raw table is the source, byte for byte, and the typed one has a row for each document of it."""
+        """The law: the raw table is the source, byte for byte, and the typed one has every value of it, in a column or left over."""
         source, table = self.source(collection), self.table(collection)
         assert table == source, different(source, table)
-        assert self.typed(collection).keys() == source.keys()
+        typed, root = self.typed(collection), self.hours().schema_of(f"{self.database}.{collection}")
+        assert typed.keys() == source.keys()
+        for key, text in source.items():
+            left: dict[str, Any] = {}
+            expected = model_one(root, json.loads(text), left, ())
+            assert normal({node.column: typed[key][node.column] for node in root.fields}) == normal(expected), text
+            assert (typed[key]["_unmapped"] or {}) == left, text
         repeated = [
             key for key, n in Counter((h["position"], h["_id"]) for h in self.history(collection)).items() if n > 1
         ]
