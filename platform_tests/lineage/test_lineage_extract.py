@@ -14,6 +14,7 @@ from dataplatform.lineage.catalog import Catalog, catalog_from
 from dataplatform.lineage.extract import extract, problem_lines, read_jobs
 from dataplatform.lineage.fingerprint import folded
 from dataplatform.lineage.jobs import Job
+from dataplatform.lineage.resolve import resolve
 
 SCHEMAS = {
     "p.d.t": {
@@ -148,6 +149,23 @@ def test_bad_input_costs_only_itself(tmp_path: Path) -> None:
     assert reasons["empty"] == reasons["none"] == reasons["null"] == {"no_query"}
     assert reasons["list"] == {"bad_record"}
     assert reasons[""] == {"bad_record"}
+
+
+def test_a_struct_written_as_one_type_has_its_fields() -> None:
+    kinds = {
+        "s": "STRUCT<x INT64, y ARRAY<STRUCT<z NUMERIC(38, 2)>>>",
+        "a": "ARRAY<STRUCT<k STRING>>",
+        "u": "STRUCT<INT64>",
+    }
+    catalog = catalog_from({"p.d.t": {"columns": [{"name": name, "type": kind} for name, kind in kinds.items()]}})
+    assert catalog.problems == []
+    result = resolve("SELECT s.*, a[0].k, s.nope FROM p.d.t", catalog, destination="p.d.out")
+    assert {(edge.source_column, edge.confidence) for edge in result.edges} == {
+        ("s.x", 1.0),
+        ("s.y", 1.0),
+        ("a.k", 1.0),
+    }
+    assert [one.reason for one in result.unresolved] == ["unknown_field"]
 
 
 def test_an_unknown_type_is_one_record(tmp_path: Path) -> None:

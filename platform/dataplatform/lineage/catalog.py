@@ -158,11 +158,11 @@ class Catalog:
                 continue
             name = column["name"]
             mode = str(column.get("mode") or "NULLABLE").upper()
-            stated = str(column.get("type") or "").upper().strip()
-            if stated.startswith("ARRAY<"):
-                mode, stated = "REPEATED", stated[6:-1].strip()
-            base = _PARAMETERS.sub("", stated).strip()
-            children = column.get("fields") or []
+            written = str(column.get("type") or "").strip()
+            if written.upper().startswith("ARRAY<"):
+                mode, written = "REPEATED", written[6:-1].strip()
+            base = _PARAMETERS.sub("", written.upper()).strip()
+            children = column.get("fields") or _fields_of(written)
             where = f"{path}.{name}" if path else name
             if base not in SCALARS and base not in STRUCTS and base != UNKNOWN:
                 self.problems.append(Problem(table, where, "unknown_type", f"type {column.get('type')!r}"))
@@ -171,6 +171,21 @@ class Catalog:
                 base = UNKNOWN
             fields.append(Field(name, base, mode, self._fields(table, where, children)))
         return tuple(fields)
+
+
+def _fields_of(written: str) -> list[dict[str, str]]:
+    """`STRUCT<a INT64, b STRUCT<c STRING>>` as descriptions of its fields; none for any other type, or where one has no name."""
+    if not written.upper().startswith("STRUCT<"):
+        return []
+    pieces, depth = [""], 0
+    for character in written[7:-1]:
+        depth += {"<": 1, "(": 1, ">": -1, ")": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            pieces.append("")
+        else:
+            pieces[-1] += character
+    named = [piece.split(None, 1) for piece in pieces]
+    return [{"name": name, "type": kind} for name, kind in named] if all(len(one) == 2 for one in named) else []
 
 
 def catalog_from(schemas: Mapping[str, Any]) -> Catalog:
