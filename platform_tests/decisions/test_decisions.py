@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from dataplatform.decisions.backtests import Backtests
 from dataplatform.decisions.http import Door
@@ -22,6 +24,7 @@ from dataplatform.decisions.judge import BadRequestError, Record, record_of, rep
 from dataplatform.decisions.rates import SharedRates
 from dataplatform.decisions.service import DecisionService
 from dataplatform.decisions.sources import state_path
+from dataplatform.fraud import commands
 from dataplatform.fraud.backtest import make_empty
 from dataplatform.fraud.cases import CaseAlert, Cases
 from dataplatform.fraud.catalog import load_catalog
@@ -371,7 +374,7 @@ def test_a_threshold_is_in_force_within_a_second(tmp_path):
         other.stop()
 
 
-def test_a_version_lives_by_http_alone(settings_for, tmp_path):
+def test_a_version_lives_by_http_alone(settings_for, tmp_path, monkeypatch):
     """Draft, dry run over the warehouse, shadow, share, live, the Git copy: no command line but for the roles."""
     settings = settings_for()
     warehouse = Warehouse(settings)
@@ -424,6 +427,15 @@ def test_a_version_lives_by_http_alone(settings_for, tmp_path):
         # Any process of the same store tells it.
         elsewhere = DryRuns(ParameterStore(database_url("", service.settings.data_dir), CATALOG.policies))
         assert elsewhere.state("new_device", begun.json()["id"]) == state
+        # The command asks the same, and the service tells what it found.
+        here = settings.model_copy(update={"data_dir": service.settings.data_dir, "schemas_dir": SCHEMAS})
+        monkeypatch.setattr(commands, "get_settings", lambda: here)
+        arguments = ["new_device", "--version=2", "--from=2026-01-10", "--to=2026-01-11", "--as=local"]
+        said = CliRunner().invoke(commands.backtest, [*arguments, f"--output={tmp_path / 'report'}"])
+        assert said.exit_code == 0 and "3 decisions" in said.output, said
+        assert "Backtest of new_device" in (tmp_path / "report" / "report.html").read_text()
+        (told,) = re.findall(r"backtest (\w{12})", said.output)
+        assert api.get(f"/backtests/{told}").json()["report"] == state["report"]
         versions = api.get("/parameters").json()["versions"]
         assert (versions[0]["state"], versions[0]["dry_run"]["decisions"]) == ("dry_run", 3)
         assert api.post("/parameters/2/state", json={"state": "shadow"}).status_code == 200

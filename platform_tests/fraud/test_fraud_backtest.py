@@ -16,11 +16,13 @@ from dataplatform.fraud.backtest import Backtest, role_keys, run_backtest, used_
 from dataplatform.fraud.catalog import Catalog
 from dataplatform.fraud.compiled import compile_policy, decision
 from dataplatform.fraud.drift import FeatureSpan, drift, feature_spans
+from dataplatform.fraud.dry_runs import DryRuns
 from dataplatform.fraud.due import FraudStream
 from dataplatform.fraud.fact_types import DeclaredFact
 from dataplatform.fraud.features import parse_entity
 from dataplatform.fraud.moments import Event, Moment
 from dataplatform.fraud.online import features_in_order
+from dataplatform.fraud.parameters import ParameterStore, database_url
 from dataplatform.fraud.policies import parse_policy
 from dataplatform.fraud.policy_sql import policy_statement, rule_bit, table_column
 from dataplatform.fraud.report import html_page
@@ -222,6 +224,9 @@ def test_history_is_decided_as_then(settings_for):
         run = dg.materialize([asset], instance=instance, run_config={"ops": {"fraud__backtests": {"config": question}}})
         told = run.asset_materializations_for_node("fraud__backtests")[0].metadata
     assert told["decisions"].value == report["decisions"]
+    kept = DryRuns(ParameterStore(database_url(settings.fraud_database, settings.data_dir), found.policies))
+    state = kept.state("transfer", told["id"].value)
+    assert state["status"] == "done" and state["report"]["decisions"] == report["decisions"]
     assert "Backtest of transfer" in Path(told["report"].value).read_text()
     assert "<svg" in page and "Backtest of transfer" in page and "precision" in page
     assert not list(warehouse.tables("fraud_staging"))

@@ -171,12 +171,12 @@ def backtest(  # click passes by name
     store = ParameterStore(database_url(settings.fraud_database, settings.data_dir), catalog.policies)
     begin, until = (each.replace(tzinfo=UTC).isoformat() for each in (start, end))
     question = Question(policy, begin, until, user, version, dict(assignments(changes)))
-    _, report = dry_run(store, catalog, Warehouse(settings), question)
+    run, report = dry_run(store, catalog, Warehouse(settings), question)
     page = write_report(report, output)
     changed = report["changed"]
     click.echo(
         f"{report['decisions']:,} decisions, {changed['decisions']:,} change their level, "
-        f"{changed['users']:,} people, {changed['amount']:,.0f} in amount: {page}"
+        f"{changed['users']:,} people, {changed['amount']:,.0f} in amount: {page} (backtest {run})"
     )
 
 
