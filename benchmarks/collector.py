@@ -186,7 +186,7 @@ def bare(port: str, mode: str) -> None:
 
     from dataplatform.collector import door, server
     from dataplatform.collector.http import Request, Slot
-    from dataplatform.events.verdict import Judge, Verdict
+    from dataplatform.events.verdict import Judge, Judged
     from dataplatform.settings import get_settings
 
     class Bare(door.Door):
@@ -199,8 +199,7 @@ def bare(port: str, mode: str) -> None:
     if mode == "append":
         server.Door = Bare  # type: ignore[misc]
     else:
-        accepted = Verdict("bench_item_bench", "1", [], [], "1")
-        Judge.judge_all = lambda _, raws: [accepted] * len(raws)  # type: ignore[method-assign]
+        Judge.judge_batch = lambda _, raws: Judged(["bench_item_bench"] * len(raws), ["1"] * len(raws), {})  # type: ignore[method-assign]
     server.serve(get_settings(), "127.0.0.1", int(port))
 
 

@@ -1,11 +1,13 @@
 """`dataplatform events import` and `validate`, as commands on real files."""
 
+import gc
 import gzip
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ import pytest
 from obstore.store import LocalStore
 
 from dataplatform.errors import PlatformError
-from dataplatform.events.importing import events_in
-from dataplatform.landing import Landing
+from dataplatform.events.importing import events_in, moment_of, take_in
+from dataplatform.events.verdict import Judge
+from dataplatform.landing import Landing, Writer
 from platform_tests.collector.conftest import event, write_contracts
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -242,3 +245,17 @@ def test_the_byte_0_is_landed_as_a_replacement(run: Run, tmp_path: Path) -> None
     (record,) = landed(tmp_path)
     assert record["payload"] == '{"event":"a\N{REPLACEMENT CHARACTER}b"}'
     assert [fault["code"] for fault in record["faults"]] == ["not_json"]
+
+
+def test_nothing_of_what_was_landed_is_kept_in_memory(tmp_path: Path) -> None:
+    writer = Writer(Landing(LocalStore(tmp_path, mkdir=True), "events", "gs://landing/events", tmp_path))
+    raws, moment, judge = [b'{"event_id":"1"}'] * 10, moment_of(datetime.now(UTC)), Judge({})
+    blocks = []
+    for _ in range(2):
+        for _ in range(100):
+            take_in(raws, "local", moment, judge, writer)
+            writer.flush()
+        gc.collect()
+        blocks.append(sys.getallocatedblocks())
+    writer.close()
+    assert blocks[1] - blocks[0] < 100

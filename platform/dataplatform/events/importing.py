@@ -71,12 +71,15 @@ def take_in(raws: Sequence[bytes | Raw], source: str, moment: Moment, judge: Jud
     faults = [_NO_FAULTS] * len(raws)
     for place, verdict in judged.exactly.items():
         faults[place] = verdict.faults
-    records = map(
-        Record, repeat(moment.text), repeat(source), judged.events, judged.event_ids, payloads_of(raws), faults,
-        repeat(file.stem), numbers_from(file.lines + 1),
+    # A list: an iterator would be kept by `encode_lines` for ever, with all that it holds.
+    records = list(
+        map(
+            Record, repeat(moment.text), repeat(source), judged.events, judged.event_ids, payloads_of(raws), faults,
+            repeat(file.stem), numbers_from(file.lines + 1),
+        )
     )  # fmt: skip
-    if raws:
-        writer.add(file, _encode_lines(records), len(raws))
+    if records:
+        writer.add(file, _encode_lines(records), len(records))
     return judged
 
 
