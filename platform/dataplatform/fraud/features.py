@@ -38,9 +38,9 @@ AGGREGATIONS: tuple[str, ...] = get_args(Aggregation)
 NUMERIC_TYPES = frozenset({"INT64", "FLOAT64", "NUMERIC"})
 UNITS = {"seconds": 1_000_000, "minutes": 60_000_000, "hours": 3_600_000_000, "days": 86_400_000_000}
 """Units of time_since_…, in microseconds."""
-SUMMED_BELOW = 10**19
-"""Sums and means leave larger amounts out, either sign: ten thousand million of those below fit a NUMERIC, so that nobody's events
-can make a sum that is an error for all.
+SUMMED_BELOW = {"INT64": 10**13, "NUMERIC": 10**19, "FLOAT64": 10**19}
+"""By a column's type: sums and means leave larger amounts out, either sign. A million of those below fit the type of the sum, so that
+nobody's events can make one that is an error for all.
 """
 MAX_WINDOW_DAYS = 400
 FILE_KEYS = ("entity", "key", "owner", "description", "features")

@@ -142,7 +142,7 @@ def _stream(
     wanted = "".join(f", {form}" for form in read)
     summed = sorted({feature.of for feature in features if feature.aggregation in ("sum", "mean")})
     wanted += "".join(
-        f",\n    {_exact(source.columns[of], entity.columns[stream[0]][of])} AS {of}__exact" for of in summed
+        f",\n    {_summed(source.columns[of].forms[0], entity.columns[stream[0]][of])} AS {of}__summed" for of in summed
     )
     if any(feature.aggregation == "last" for feature in features):
         wanted += f",\n    ROW_NUMBER() OVER (PARTITION BY {by} ORDER BY happened, known, event_id) AS turn"
@@ -186,16 +186,16 @@ def _aggregates(
 
     name = feature.name
     of = _of(source.columns[feature.of]) if feature.of else ""
-    exact = f"e.{feature.of}__exact"
+    total = f"SUM({where(f'e.{feature.of}__summed')}) AS {name}"
     match feature.aggregation:
         case "count":
             return [f"COUNTIF({seen}) AS {name}" if seen else f"COUNT(*) AS {name}"]
         case "count_distinct":
             return [f"COUNT(DISTINCT {where(of)}) AS {name}"]
         case "sum":
-            return [f"SUM({where(exact)}) AS {name}"]
+            return [total]
         case "mean":
-            return [f"SUM({where(exact)}) AS {name}", f"COUNT({where(exact)}) AS {name}__n"]
+            return [total, f"COUNT({where(f'e.{feature.of}__summed')}) AS {name}__n"]
         case "min" | "max":
             return [f"{feature.aggregation.upper()}({where(of)}) AS {name}"]
         case "last":
@@ -207,15 +207,15 @@ def _aggregates(
             return [f"MAX({where('e.happened')}) AS {name}"]
 
 
-def _exact(column: FactColumn, held: str) -> str:
-    """A column as sums add it: a NUMERIC, NULL from `SUMMED_BELOW` on, so that no sum can be more than a NUMERIC holds."""
-    value = column.forms[0]
-    if held == "INT64":
-        return f"CAST({value} AS NUMERIC)"
+def _summed(value: str, held: str) -> str:
+    """A column as sums add it, NULL from `SUMMED_BELOW` on: an INT64 or a NUMERIC."""
+    limit = str(SUMMED_BELOW[held])
     if held == "FLOAT64":
         # Through its text: the decimal that the number is written as.
         value = f"SAFE_CAST(CAST({value} AS STRING) AS NUMERIC)"
-    return f"IF(ABS({value}) < NUMERIC '{SUMMED_BELOW}', {value}, NULL)"
+    if held != "INT64":
+        limit = f"NUMERIC '{limit}'"
+    return f"IF({value} < {limit} AND {value} > -{limit}, {value}, NULL)"
 
 
 def _of(column: FactColumn) -> str:
@@ -230,15 +230,13 @@ def _value(feature: Feature, alias: str, entity: EntityFeatures) -> str:
         case "count" | "count_distinct":
             value = f"NULLIF({column}, 0)"
         case "mean":
-            value = f"SAFE_DIVIDE({_float(column, 'NUMERIC')}, CAST({column}__n AS FLOAT64))"
+            value = f"SAFE_DIVIDE({_float(column, held)}, CAST({column}__n AS FLOAT64))"
         case "time_since_first" | "time_since_last":
             micros = f"(m.moment - {column})"
             unit = UNITS[feature.unit]
             value = f"DIV({micros}, {unit})" if feature.type == "INT64" else f"{micros} / {unit}"
         case "sum":
-            value = _float(column, "NUMERIC") if feature.type == "FLOAT64" else column
-            if feature.type == "INT64":
-                value = f"SAFE_CAST({column} AS INT64)"
+            value = _float(column, held) if feature.type == "FLOAT64" else f"SAFE_CAST({column} AS {feature.type})"
         case "min" | "max" | "last" if feature.type != held:
             value = _float(column, held) if feature.type == "FLOAT64" else f"CAST({column} AS {feature.type})"
         case _:

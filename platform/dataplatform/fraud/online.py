@@ -402,12 +402,11 @@ def _streams(entity: EntityFeatures) -> tuple[list[_Stream], dict[str, list[_Str
         firsts: list[tuple[Feature, int]] = []
         columns: dict[str, None] = {}
         for feature in features:
-            held = entity.columns[event].get(feature.of, "")
             # What is too large for sums is in no sum, and in everything else: sums are a series of their own.
-            identity = (feature.of, feature.where, held != "INT64" and feature.aggregation in _SUMS)
+            identity = (feature.of, feature.where, feature.aggregation in _SUMS)
             if identity not in places:
                 places[identity] = len(measures)
-                measures.append(_measure(entity, feature, features))
+                measures.append(_measure(entity, feature))
             (firsts if feature.window is None else windowed).append((feature, places[identity]))
             for name in [feature.of, *_filter_columns(entity, feature)]:
                 if name:
@@ -424,7 +423,7 @@ def _filter_columns(entity: EntityFeatures, feature: Feature) -> tuple[str, ...]
     return typed.policy.facts() if typed is not None else ()
 
 
-def _measure(entity: EntityFeatures, feature: Feature, features: tuple[Feature, ...]) -> _Measure:
+def _measure(entity: EntityFeatures, feature: Feature) -> _Measure:
     typed = entity.filter_of(feature)
     matches = None
     if typed is not None:
@@ -433,18 +432,20 @@ def _measure(entity: EntityFeatures, feature: Feature, features: tuple[Feature, 
         def matches(values: Mapping[str, Fact]) -> bool:
             return bool(decide(values)[2])
 
-    held = entity.columns[feature.event].get(feature.of, "")
-    alike = (each for each in features if (each.of, each.where) == (feature.of, feature.where))
-    summed = feature.aggregation in _SUMS or (held == "INT64" and any(each.aggregation in _SUMS for each in alike))
     exact: Callable[[Any], int | None] | None = None
-    if summed:
-        exact = int if held == "INT64" else _scaled
+    if feature.aggregation in _SUMS:
+        exact = _whole if entity.columns[feature.event][feature.of] == "INT64" else _scaled
     return _Measure(feature.of, matches, exact)
+
+
+def _whole(value: int) -> int | None:
+    """An INT64 as sums add it; None where it is too large for them."""
+    return value if abs(value) < SUMMED_BELOW["INT64"] else None
 
 
 def _scaled(value: Any) -> int | None:
     """A number in billionths, so that sums are exact and do not depend on the order; None where it is too large for them."""
-    if abs(value) >= SUMMED_BELOW:
+    if abs(value) >= SUMMED_BELOW["NUMERIC"]:
         return None
     if isinstance(value, float):
         # The decimal that the number is written as, as SQL reads it from the same text.
