@@ -8,17 +8,18 @@ way where it does not know better.
 import functools
 import json
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
 
 def quicken() -> None:
-    """Put all of it in place; before the server's first request."""
+    """Put all of it in place; before the server's first request.
+
+    Tables are not made several in one transaction, though the lake reads its whole catalogue again after each: of such a
+    transaction it now and then writes freed memory into its catalogue as a dataset's name.
+    """
     quick_lookups()
     quick_columns()
     quick_starts()
@@ -26,7 +27,6 @@ def quicken() -> None:
     shared_lookups()
     kept_translations()
     few_writes()
-    grouped_creations()
 
 
 def quick_lookups() -> None:
@@ -269,70 +269,6 @@ def few_writes() -> None:
     store.save = save
 
 
-def grouped_creations() -> None:
-    """Tables that are made at the same time are made in one transaction: after each, the lake reads the whole of its catalogue
-    again, which is what a table costs where there are a thousand."""
-    import duckdb
-    from local_bigquery.catalog import tables
-    from local_bigquery.engine import database
-
-    asked: deque[tuple[str, Future[None]]] = deque()
-    turn = threading.Lock()
-    shown = tables.database  # with `quick_columns`
-
-    def make(statements: list[str]) -> None:
-        with database.cursor() as cursor:
-            cursor.execute("BEGIN")
-            try:
-                for statement in statements:
-                    cursor.execute(statement)
-                cursor.execute("COMMIT")
-                # The catalogue is read again here, once, and not by all who look at their table at the same time.
-                cursor.execute(f"SELECT * FROM {statements[0].removeprefix('CREATE TABLE ').split(' (')[0]} LIMIT 0")
-            except duckdb.Error:
-                with suppress(duckdb.Error):
-                    cursor.execute("ROLLBACK")
-                raise
-
-    def created(statement: str) -> None:
-        mine: Future[None] = Future()
-        asked.append((statement, mine))
-        with turn:
-            if not mine.done():
-                time.sleep(GATHERED_SECONDS)
-            together = [asked.popleft() for _ in range(len(asked))]
-            try:
-                if together:
-                    make([text for text, _ in together])
-            except duckdb.Error:  # one of them: it is told by itself
-                for text, made in together:
-                    try:
-                        make([text])
-                    except duckdb.Error as error:
-                        made.set_exception(error)
-                    else:
-                        made.set_result(None)
-            else:
-                for _, made in together:
-                    made.set_result(None)
-        mine.result()
-
-    class Database:
-        """The server's database, where tables are made together."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(shown, name)
-
-        @staticmethod
-        def execute(sql: str, parameters: Any = None) -> None:
-            if parameters is None and sql.startswith("CREATE TABLE "):
-                created(sql)
-            else:
-                database.execute(sql, parameters)
-
-    tables.database = Database()
-
-
 def kept_translations() -> None:
     """A statement that was translated is not parsed and translated again while the tables it names are what they were: half
     of the time of a statement over few rows is spent on that.
@@ -493,9 +429,6 @@ def kept_translations() -> None:
         small.meta.update(tree.meta, outline=True)
         return small
 
-
-GATHERED_SECONDS = 0.01
-"""How long the first of several tables waits for others that are made with it."""
 UNKEPT = ("@@", "INFORMATION_SCHEMA", "information_schema", "EXTERNAL_QUERY", "__TABLES__")
 """What is looked up when a statement with it is translated, and changes without a change of a table."""
 KEPT = {"this", "kind", "properties", "replace", "exists"}

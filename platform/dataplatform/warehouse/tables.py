@@ -93,7 +93,9 @@ def ensure(warehouse: Warehouse, specs: Iterable[TableSpec]) -> list[str]:
             for spec in wanted
             if spec.name not in existing or (existing[spec.name].labels or {}).get(SPEC_LABEL) != spec.digest
         ]
-        with ThreadPoolExecutor(PARALLEL_CHANGES, thread_name_prefix="table") as pool:
+        # The embedded server makes one at a time, and takes longer where several wait.
+        parallel = 1 if warehouse.embedded else PARALLEL_CHANGES
+        with ThreadPoolExecutor(parallel, thread_name_prefix="table") as pool:
             for done in pool.map(lambda one: one[0](warehouse, one[1]), work):
                 changes += done
     return changes
