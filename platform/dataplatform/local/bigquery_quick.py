@@ -429,6 +429,7 @@ def kept_translations() -> None:
         small.meta.update(tree.meta, outline=True)
         return small
 
+
 UNKEPT = ("@@", "INFORMATION_SCHEMA", "information_schema", "EXTERNAL_QUERY", "__TABLES__")
 """What is looked up when a statement with it is translated, and changes without a change of a table."""
 KEPT = {"this", "kind", "properties", "replace", "exists"}
