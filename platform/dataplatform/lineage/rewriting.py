@@ -58,19 +58,26 @@ def rows_matched(clauses: str, rows: str) -> str:
     """What MATCH_RECOGNIZE (`clauses`) makes of `rows` (what stands in FROM), as a query: keys and measures of the rows that the
     definitions admit."""
     pieces = dict(split_top(clauses, _CLAUSES))
-    keys = [one for _, one in split_top(_without_by(pieces.get("PARTITION", "")), _COMMA) if one]
-    definitions = [_definition(one) for _, one in split_top(pieces.get("DEFINE", ""), _COMMA) if one]
-    variables = {name for name, _ in definitions} | set(re.findall(r"[A-Za-z_]\w*", pieces.get("PATTERN", "")))
-    qualified = re.compile(rf"(?<![\w`.])(?:{'|'.join(sorted(map(re.escape, variables))) or '$^'})\s*\.\s*(?=[\w`])", re.IGNORECASE)  # fmt: skip
-    columns = ", ".join([*keys, pieces.get("MEASURES", "")]).strip(", ") or "*"
-    query = f"SELECT {columns} FROM {rows}"
-    if definitions:
-        query += " WHERE " + " AND ".join(f"({condition})" for _, condition in definitions)
+    variables = {name for name, _ in map(_definition, _listed(pieces.get("DEFINE", "")))}
+    variables |= set(re.findall(r"[A-Za-z_]\w*", pieces.get("PATTERN", "")))
+    names = "|".join(sorted(map(re.escape, variables)))
+    qualified = re.compile(rf"(?<![\w`.])(?:{names})\s*\.\s*(?=[\w`])", re.IGNORECASE)
+    if names:  # a variable's columns are the rows' own
+        pieces = {clause: qualified.sub("", text) for clause, text in pieces.items()}
+    keys = _listed(re.sub(r"^\s*BY\b", "", pieces.get("PARTITION", ""), flags=re.IGNORECASE))
+    conditions = [condition for _, condition in map(_definition, _listed(pieces.get("DEFINE", "")))]
+    query = f"SELECT {', '.join([*keys, *_listed(pieces.get('MEASURES', ''))]) or '*'} FROM {rows}"
+    if conditions:
+        query += " WHERE " + " AND ".join(f"({condition})" for condition in conditions)
     if keys:
         query += " GROUP BY " + ", ".join(str(position + 1) for position in range(len(keys)))
     if "ORDER" in pieces:
         query += f" ORDER {pieces['ORDER']} LIMIT 1"
-    return qualified.sub("", query)
+    return query
+
+
+def _listed(text: str) -> list[str]:
+    return [one for _, one in split_top(text, _COMMA) if one]
 
 
 def _first_change(text: str) -> str | None:
@@ -192,7 +199,3 @@ def _model(text: str, found: list[Lexeme]) -> str | None:
                 return None
             return f"{text[: found[at].start]}SELECT * FROM {' CROSS JOIN '.join(inputs)}"
     return None
-
-
-def _without_by(text: str) -> str:
-    return re.sub(r"^\s*BY\b", "", text, flags=re.IGNORECASE)
