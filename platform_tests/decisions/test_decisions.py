@@ -711,19 +711,17 @@ def test_cases_over_http(running):
 def test_a_landing_that_failed_is_repeated_with_the_next(tmp_path):
     """The first decision is refused as not durable; it is landed with the second one, once."""
     service = direct(tmp_path)
-    commit = service.answers.writer.commit
+    flush = service.answers.writer.flush
     failures = [OSError("no space left")]
 
     def failing():
         if not failures:
-            return commit()
+            return flush()
         for file in service.answers.writer._files.values():
             file.pending.clear()
-        future = asyncio.get_running_loop().create_future()
-        future.set_exception(failures.pop())
-        return future
+        raise failures.pop()
 
-    service.answers.writer.commit = failing
+    service.answers.writer.flush = failing
 
     async def run():
         await service.start()
