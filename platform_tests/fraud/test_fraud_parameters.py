@@ -7,6 +7,7 @@ import pytest
 from dataplatform.contracts.errors import ContractError
 from dataplatform.errors import PlatformError
 from dataplatform.fraud.cases import CaseAlert, CaseDecision, Cases
+from dataplatform.fraud.dry_runs import BusyError, DryRuns, Question
 from dataplatform.fraud.git_copy import export_live
 from dataplatform.fraud.parameters import (
     ConflictError,
@@ -345,3 +346,40 @@ def test_what_no_database_holds_is_refused_by_all_alike(database):
         with pytest.raises(PlatformError, match=r"empty|long|NUL"):
             refused()
     assert store.remove_entries("watched", ["a\x00"], by="ed", reason="why") == 0
+
+
+def test_backtests_are_kept_beside_the_parameters(database, monkeypatch):
+    """What runs, what was told and what is silent; one at a time where that is asked for; old ones are forgotten."""
+    now = [5_000_000]
+    store = ParameterStore(database, policies_of("hold"), clock=lambda: now[0])
+    runs = DryRuns(store)
+    question = Question("transfer", "2026-01-10T00:00:00+00:00", "2026-01-11T00:00:00+00:00", "ed", 2, {"large": 5})
+    run = runs.begin(question, alone=True)
+    assert runs.question(run) == question and runs.state("transfer", run)["status"] == "running"
+    with pytest.raises(BusyError):
+        runs.begin(question, alone=True)
+    runs.fail(run, "no table")
+    runs.fail(run, "later, which changes nothing")
+    assert runs.state("transfer", run) == {
+        "id": run,
+        "policy": "transfer",
+        "start": question.start,
+        "end": question.end,
+        "by": "ed",
+        "version": 2,
+        "changes": {"large": 5},
+        "status": "failed",
+        "error": "no table",
+    }
+    for unknown in (("other", run), ("transfer", "none"), ("transfer", "a\x00")):
+        with pytest.raises(UnknownVersionError):
+            runs.state(*unknown)
+    monkeypatch.setattr("dataplatform.fraud.dry_runs.KEPT", 3)
+    for _ in range(5):
+        now[0] += 1
+        last = runs.begin(question)
+    assert runs.state("transfer", last)["status"] == "running"
+    with pytest.raises(UnknownVersionError):
+        runs.state("transfer", run)
+    now[0] += 31_000_000
+    assert runs.state("transfer", last)["error"].startswith("The run was ended")
