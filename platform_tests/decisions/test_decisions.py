@@ -711,17 +711,19 @@ def test_cases_over_http(running):
 def test_a_landing_that_failed_is_repeated_with_the_next(tmp_path):
     """The first decision is refused as not durable; it is landed with the second one, once."""
     service = direct(tmp_path)
-    flush = service.answers.writer.flush
+    commit = service.answers.writer.commit
     failures = [OSError("no space left")]
 
     def failing():
         if not failures:
-            return flush()
+            return commit()
         for file in service.answers.writer._files.values():
             file.pending.clear()
-        raise failures.pop()
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(failures.pop())
+        return future
 
-    service.answers.writer.flush = failing
+    service.answers.writer.commit = failing
 
     async def run():
         await service.start()

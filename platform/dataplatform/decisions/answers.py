@@ -156,7 +156,13 @@ class Answers:
             self._committing = batch
             again, self._to_land = self._to_land, []
             try:
-                kept, last = await loop.run_in_executor(self._thread, self._store_and_land, batch, self._landed, again)
+                kept, last = await loop.run_in_executor(self._thread, self._store, batch, self._landed)
+                again += [
+                    (one.record, each.received) for each, (to_land, one) in zip(batch, kept, strict=True) if to_land
+                ]
+                for record, received in again:
+                    self.writer.append(record, received)
+                await self.writer.commit()
             except Exception as error:
                 self._to_land = again
                 for each in batch:
@@ -196,28 +202,6 @@ class Answers:
             "SELECT digest, record FROM kept WHERE request_id = ?", (request_id,)
         ).fetchone()
         return row
-
-    def _store_and_land(
-        self, batch: list[_Waiting], landed: int, to_land: list[tuple[bytes, datetime]]
-    ) -> tuple[list[tuple[bool, Kept]], int]:
-        """Runs in the thread, both steps in one go: every change of threads may wait for the interpreter.
-
-        What the batch has to land is added to `to_land`, which is then landed.
-        """
-        kept, last = self._store(batch, landed)
-        to_land += [(one.record, each.received) for each, (new, one) in zip(batch, kept, strict=True) if new]
-        for record, received in to_land:
-            self.writer.append(record, received)
-        self.writer.flush()
-        return kept, last
-
-    def _finish_files(self, landed: int) -> None:
-        """Runs in the thread: mark what was landed, and finish files that are old enough."""
-        if landed > self._marked:
-            self._store([], landed)
-        self.writer.rotate()
-        if self.writer.has_closing:
-            self.writer.flush()
 
     def _store(self, batch: list[_Waiting], landed: int) -> tuple[list[tuple[bool, Kept]], int]:
         """Runs in the thread: whether each has to be landed, and what its request id has, by whoever was first; the last row.
@@ -265,7 +249,11 @@ class Answers:
             await asyncio.sleep(0.5)
             if not self._running and not self._waiting:
                 try:
-                    await loop.run_in_executor(self._thread, self._finish_files, self._landed)
+                    if self._landed > self._marked:
+                        await loop.run_in_executor(self._thread, self._store, [], self._landed)
+                    self.writer.rotate()
+                    if self.writer.has_closing:
+                        await self.writer.commit()
                 except Exception as error:  # of the disk or the object store: tried again with the next look
                     log.error("files of decisions could not be finished: %s", error)
 
