@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyspark.sql.types import StructType
 
@@ -105,11 +105,26 @@ def structure(tree: tuple[Field, ...]) -> tuple[Field, ...]:
     )
 
 
+class Dumper(yaml.SafeDumper):
+    """Quotes what may be a number: it writes YAML 1.1, where `0E0` is a text, and contracts are read as YAML 1.2."""
+
+
+Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="'" if text[:1] in set("+-.0123456789") else None
+    ),
+)
+
+
 @settings(max_examples=80, deadline=None)
 @given(contracts)
+@example(
+    EventContract(action="send", object="transfer", service="pay", owner="payments", domain="pay", description="0E0")
+)
 def test_yaml(contract: EventContract) -> None:
     data = contract.model_dump(mode="json", exclude_defaults=True)
-    for text in (yaml.safe_dump(data, allow_unicode=True), json.dumps(data, ensure_ascii=False)):
+    for text in (yaml.dump(data, Dumper=Dumper, allow_unicode=True), json.dumps(data, ensure_ascii=False)):
         document = read_document(text.encode())
         assert document.mistakes == ()
         read = EventContract.model_validate(document.data)
