@@ -28,7 +28,7 @@ from . import control
 from .fraud_demo import show_fraud
 from .lineage_demo import show_lineage
 from .services import SERVICES
-from .shop import apply_collections, change_collections
+from .shop import Changed, apply_collections, change_collections
 from .simulator import Account, Batch, Traffic, send
 from .stack import is_running, read_memory
 
@@ -65,7 +65,7 @@ class Demo:
     checks: list[tuple[str, bool, str]] = field(default_factory=list)
     sent: dict[datetime, SimulatedHour] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
-    changed: Future[str] | None = None
+    changed: Future[Changed] | None = None
     """The changes of the shop's collections, which are made while the events are materialised."""
 
     def say(self, line: str = "") -> None:
@@ -182,7 +182,7 @@ def simulate(demo: Demo) -> None:
 def go_on_beside(demo: Demo) -> None:
     """The web interface, so that one can watch, and all else but the daemon; then the shop's changes. Nobody waits for it."""
 
-    def beside() -> str:
+    def beside() -> Changed:
         _up(demo, [name for name in _wanted(demo) if name != DAEMON], {})
         return change_collections(demo.settings)
 
@@ -204,8 +204,10 @@ def materialise(demo: Demo) -> None:
 def show_collections(demo: Demo) -> None:
     """What changed in the shop meanwhile: captured, applied and compared with its source."""
     assert demo.changed is not None
-    demo.say(f"  {demo.changed.result()}")
-    apply_collections(demo)
+    changed = demo.changed.result()
+    demo.say(f"  {changed.told}")
+    if changed.reached is not None:
+        apply_collections(demo, changed.reached)
 
 
 def start_the_daemon(demo: Demo) -> None:

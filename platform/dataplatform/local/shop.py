@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from bson import Decimal128, Int64, ObjectId
+from bson import Decimal128, Int64, ObjectId, Timestamp
 from pymongo import InsertOne, MongoClient
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
@@ -262,20 +262,29 @@ class Telling(Protocol):
     def check(self, name: str, holds: bool, detail: str = "") -> None: ...
 
 
-def change_collections(settings: Settings, *, articles: int = 400, changes: int = 1500) -> str:
-    """Make changes in the shop's collections; says what was done."""
-    from ..cdc.connections import connect
+@dataclass(frozen=True)
+class Changed:
+    """What was changed in the shop: told in words, and the source's time after the last of it (None: nothing)."""
+
+    told: str
+    reached: Timestamp | None = None
+
+
+def change_collections(settings: Settings, *, articles: int = 400, changes: int = 1500) -> Changed:
+    """Make changes in the shop's collections."""
+    from ..cdc.connections import connect, operation_time
 
     contracts = shop_contracts(settings)
     if not contracts:
-        return "no collections of the shop are under contract"
+        return Changed("no collections of the shop are under contract")
     client = connect(settings, next(iter(contracts.values())).connection)
     try:
         shop = Shop(client, seed=int(time.time()))
         shop.fill(articles=articles)
         began = time.monotonic()
         shop.run(changes=changes)
-        return f"{changes:,} changes and transactions made in {time.monotonic() - began:.1f} s"
+        told = f"{changes:,} changes and transactions made in {time.monotonic() - began:.1f} s"
+        return Changed(told, operation_time(client))
     finally:
         client.close()
 
@@ -286,10 +295,9 @@ def shop_contracts(settings: Settings) -> dict[str, CollectionContract]:
     return {name: one for name, one in contracts.items() if one.database == DATABASE}
 
 
-def apply_collections(demo: Telling, *, wait_seconds: float = 90.0) -> None:
-    """A step of the demo: wait for the running capture to reach the last change, apply, and compare with the source."""
+def apply_collections(demo: Telling, reached: Timestamp, *, wait_seconds: float = 90.0) -> None:
+    """A step of the demo: wait for the running capture to reach a time of the source, apply, and compare with the source."""
     from ..catch_up import definitions_of
-    from ..cdc.connections import connect, operation_time
     from ..cdc.hours import CollectionHours
     from ..cdc.reconcile import reconcile
     from ..cdc.status import status_of
@@ -297,17 +305,12 @@ def apply_collections(demo: Telling, *, wait_seconds: float = 90.0) -> None:
 
     settings = demo.settings
     contracts = shop_contracts(settings)
-    if not contracts:
-        return
     hours = CollectionHours(settings, contracts)
-    client = connect(settings, next(iter(contracts.values())).connection)
-    now = operation_time(client)
-    client.close()
     deadline = time.monotonic() + wait_seconds
     while time.monotonic() < deadline:
         states = hours.states()
         if states.keys() == contracts.keys() and all(
-            unit.passed >= (now.time, now.inc) and one.snapshot is None for unit, one in states.values()
+            unit.passed >= (reached.time, reached.inc) and one.snapshot is None for unit, one in states.values()
         ):
             break
         time.sleep(0.2)
