@@ -297,8 +297,8 @@ def kept_translations() -> None:
 
         @functools.wraps(slow)
         def change(what: Any, *keys: str) -> Any:
-            table = (what if isinstance(what, type) else type(what)) is Table and len(keys) == len(("p", "d", "t"))
-            changed = keys if table else ()
+            of_a_table = (what if isinstance(what, type) else type(what)) is Table and len(keys) == TABLE_KEYS
+            changed = keys if of_a_table else ()
             with lock:
                 versions[changed] = versions.get(changed, 0) + 1
             return slow(what, *keys)
@@ -354,6 +354,13 @@ def kept_translations() -> None:
             found.append((rows[0], versions.get(reference, 0)))
         return tuple(found)
 
+    def moment(project: str) -> tuple[Any, ...]:
+        """Changes with every change of a table's columns or metadata."""
+        lake = database.quote(f"__ducklake_metadata_{project}")
+        with lock:
+            changes = sum(versions.values())
+        return changes, database.fetch(LAKE_STATE.format(lake=lake))
+
     slow_translate: Callable[[Any, Any], tuple[str, dict[str, Any]]] = query.translate
 
     def translate(tree: Any, context: Any) -> tuple[str, dict[str, Any]]:
@@ -381,7 +388,7 @@ def kept_translations() -> None:
                 context.used.clear()
                 context.used |= used
                 return sql, {name: context.values[name] for name in used}
-        before, position = set(context.temporary), context.position
+        before, position, began = set(context.temporary), context.position, moment(context.project_id)
         seen: list[bool] = []
         token = expiring.set(seen)
         try:
@@ -389,7 +396,9 @@ def kept_translations() -> None:
         finally:
             expiring.reset(token)
         references = frozenset(context.referenced)
-        if not seen and context.position == position and (now := state(references)) is not None:
+        # What changed while it was translated may be in the translation or not: then it is not kept.
+        sure = not seen and context.position == position and all(one[0] == context.project_id for one in references)
+        if sure and (now := state(references)) is not None and moment(context.project_id) == began:
             if len(kept) >= MOST_KEPT:
                 kept.clear()
                 named.clear()
@@ -434,6 +443,10 @@ UNKEPT = ("@@", "INFORMATION_SCHEMA", "information_schema", "EXTERNAL_QUERY", "_
 """What is looked up when a statement with it is translated, and changes without a change of a table."""
 KEPT = {"this", "kind", "properties", "replace", "exists"}
 MOST_KEPT = 2_000
+TABLE_KEYS = 3
+"""A table's metadata is kept by project, dataset and table."""
+
+LAKE_STATE = "SELECT max(schema_version) FROM {lake}.ducklake_snapshot"
 
 TABLE_STATE = """
 SELECT t.table_id, count(*), max(greatest(c.begin_snapshot, coalesce(c.end_snapshot, 0)))
