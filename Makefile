@@ -1,6 +1,8 @@
 # Every target does its own set-up: quick when nothing has changed.
 PYTHON ?= python3
 WORKERS ?= 2
+# Compiled modules are kept, whatever the shell says: hundreds of processes would compile all they import anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test check format clean
 

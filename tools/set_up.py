@@ -199,7 +199,8 @@ def make(name: str, python: Path, lock: Path, with_project: bool, uv: "Path | No
             if not is_made_with(inside, python):
                 run(uv, "venv", "--quiet", "--no-config", "--clear", "--python", python, folder)
             pip = [uv, "pip", "--quiet", "--no-config"]
-            run(*pip, "sync", "--python", inside, lock)
+            # Compiled now, as pip does: a shell may keep Python from it later, and every process would do it anew.
+            run(*pip, "sync", "--compile-bytecode", "--python", inside, lock)
             if with_project:
                 run(*pip, "install", "--python", inside, "--no-deps", "--no-build-isolation", "--editable", ROOT)
         except subprocess.CalledProcessError:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,6 +18,9 @@ from ..errors import PlatformError
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 """The project's root: the embedded servers live in environments of their own beside `.venv`."""
+
+BELOW_EPHEMERAL = range(10_000, 32_000)
+"""Ports that no system gives to outgoing connections by itself."""
 
 TETHER = Path(__file__).with_name("tether.py")
 
@@ -56,12 +60,19 @@ def tethered(command: list[str]) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nothing listens on now, all different."""
+    """Ports of 127.0.0.1 that nothing listens on now, all different.
+
+    At random from below those that systems give to outgoing connections: of these, one would often be taken by the time a
+    server has started.
+    """
+    found: dict[int, socket.socket] = {}
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+        while len(found) < count:
+            one = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                one.bind(("127.0.0.1", secrets.choice(BELOW_EPHEMERAL)))
+                found[int(one.getsockname()[1])] = one
+    return list(found)
 
 
 def answers_http(url: str, timeout_seconds: float = 2.0) -> bool:
