@@ -11,9 +11,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "events"))
 from small_project import HOUR, START, Project, click
 
 from dataplatform.contracts.load import load_contracts
+from dataplatform.fraud.labels import replace_labels
 from dataplatform.lineage import stored
 from dataplatform.lineage.described import columns_without_source, describe_columns
 from dataplatform.lineage.impact import Graph
+from dataplatform.warehouse.client import Warehouse
 
 
 @pytest.mark.timeout(300)
@@ -29,6 +31,8 @@ def test_events_from_landing_to_tables(settings_for: Any, tmp_path: Path) -> Non
         stream.materialise(piece.assets, piece.start, piece.end)
 
     settings = project.settings
+    replace_labels(Warehouse(settings), [])  # before the first case is closed
+    Warehouse(settings).query(f"CREATE TABLE `{settings.project}.{settings.dataset('fraud')}.unwritten` (x INT64)")
     warehouse = stored.catalog_warehouse(settings)
     contracts = load_contracts(settings.schemas_dir)
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
@@ -37,6 +41,12 @@ def test_events_from_landing_to_tables(settings_for: Any, tmp_path: Path) -> Non
     describe_columns(warehouse, Graph(stored.stored_edges(settings)))
     ours = [name for name in columns_without_source(warehouse) if f".{settings.dataset_prefix}" in name]
     assert ours == []
+    unwritten = [
+        name
+        for name in columns_without_source(warehouse, of_empty_tables=True)
+        if f".{settings.dataset_prefix}" in name
+    ]
+    assert unwritten == [f"{settings.project}.{settings.dataset('fraud')}.unwritten.x"]
     untold = warehouse.query(
         f"SELECT text, details FROM `{warehouse.table_id('data_catalog', 'lineage_queries')}`"
         f" WHERE status != 'resolved' AND text LIKE '%{settings.dataset_prefix}%'"

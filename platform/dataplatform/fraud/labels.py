@@ -38,10 +38,14 @@ _ARROW = pa.schema(
         ("case_id", pa.int64()),
     ]
 )
+_TYPES = {str(each["name"]): str(each["type"]) for each in LABELS_TABLE.schema if each["name"] in _ARROW.names}
 
 
 def replace_labels(warehouse: Warehouse, labels: Iterable[CaseLabel]) -> int:
-    """Replace the labels that are of cases; gives how many there are now."""
+    """Replace the labels that are of cases; gives how many there are now.
+
+    Without any it is the same statement: the query log tells where the columns come from before the first case is closed.
+    """
     rows = [
         {
             "event_id": each.event_id,
@@ -53,14 +57,13 @@ def replace_labels(warehouse: Warehouse, labels: Iterable[CaseLabel]) -> int:
     ]
     ensure(warehouse, [LABELS_TABLE])
     target = f"`{warehouse.table_id(DATASET, 'labels')}`"
-    if not rows:
-        warehouse.query(f"DELETE FROM {target} WHERE source = 'case'", name="labels")
-        return 0
     staging = f"labels_{uuid.uuid4().hex[:12]}"
     warehouse.query(f"CREATE SCHEMA IF NOT EXISTS `{warehouse.dataset_id('fraud_staging')}`", name="fraud_staging")
     source = f"`{warehouse.table_id('fraud_staging', staging)}`"
     try:
-        warehouse.load_rows(pa.Table.from_pylist(rows, _ARROW), "fraud_staging", staging)
+        # The schema is stated for the query log: the table is gone before anything looks at it.
+        schema = [{"name": name, "type": kind} for name, kind in _TYPES.items()]
+        warehouse.load_rows(pa.Table.from_pylist(rows, _ARROW), "fraud_staging", staging, schema=schema)
         warehouse.query(
             "BEGIN TRANSACTION;\n"
             f"DELETE FROM {target} WHERE source = 'case';\n"

@@ -33,23 +33,32 @@ def coverage_check(settings: Settings, asset: dg.AssetKey) -> dg.AssetChecksDefi
 
 
 def complete_check(settings: Settings, asset: dg.AssetKey) -> dg.AssetChecksDefinition:
-    """Every column of every table that has rows has its sources."""
+    """Every column of every table that has rows has its sources; those of tables that nothing was ever written to are listed."""
 
     @dg.asset_check(asset=asset, name="complete", description="Every column's sources are known.")
     def complete() -> dg.AssetCheckResult:
         from .described import columns_without_source
         from .stored import catalog_warehouse
 
-        found = columns_without_source(catalog_warehouse(settings))
-        listed = "\n".join(f"- `{name}`" for name in found[:500])
+        warehouse = catalog_warehouse(settings)
+        found = columns_without_source(warehouse)
+        empty = columns_without_source(warehouse, of_empty_tables=True)
         return dg.AssetCheckResult(
             passed=not found,
             severity=dg.AssetCheckSeverity.WARN,
             description=f"{len(found)} columns come from nowhere that is known" if found else None,
-            metadata={"columns": len(found), "without_source": dg.MetadataValue.md(listed or "none")},
+            metadata={
+                "columns": len(found),
+                "without_source": dg.MetadataValue.md(_listed(found)),
+                "never_written": dg.MetadataValue.md(_listed(empty)),
+            },
         )
 
     return complete
+
+
+def _listed(names: list[str]) -> str:
+    return "\n".join(f"- `{name}`" for name in names[:500]) or "none"
 
 
 def personal_data_check(settings: Settings, asset: dg.AssetKey) -> dg.AssetChecksDefinition:

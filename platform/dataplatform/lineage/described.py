@@ -107,11 +107,12 @@ def describe_personal_data(warehouse: Warehouse, settings: Settings, graph: Grap
     return len(rows)
 
 
-def columns_without_source(warehouse: Warehouse) -> list[str]:
-    """Columns of tables that have rows, whose sources are not known."""
+def columns_without_source(warehouse: Warehouse, *, of_empty_tables: bool = False) -> list[str]:
+    """Columns whose sources are not known: of tables that have rows, or of those that nothing has ever come to."""
     rows = warehouse.query(
         f"SELECT table_name, column_path FROM `{warehouse.table_id(DATASET, COLUMNS.name)}`"
-        " WHERE NOT has_source AND NOT is_empty ORDER BY table_name, column_path",
+        " WHERE NOT has_source AND is_empty = @empty ORDER BY table_name, column_path",
+        {"empty": of_empty_tables},
         name="columns_without_source",
     ).rows
     return [f"{row['table_name']}.{row['column_path']}" for row in rows]
