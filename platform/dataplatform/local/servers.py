@@ -38,9 +38,10 @@ def bigquery_command(data_dir: Path, port: int, grpc_port: int, memory_limit: st
 
 def mongo_command(data_dir: Path, port: int, *, cache: str = "256M") -> list[str]:
     """Command of the MongoDB-protocol server on 127.0.0.1; what it acknowledged survives a kill."""
-    program = environment_program(".venv-mongo", "secantusd-py")
+    python = environment_program(".venv-mongo", "python")
+    server = Path(__file__).with_name("mongo_server.py")
     return [
-        str(program),
+        *(str(python), "-P", str(server)),
         *("--host", "127.0.0.1", "--port", str(port), "--storage-path", str(data_dir)),
         *("--sync-on-commit", "--noop-heartbeat-seconds", "1", "--cache-size", cache, "--log-level", "WARNING"),
     ]
