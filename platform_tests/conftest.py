@@ -40,7 +40,7 @@ class BigQuery:
         self.grpc_endpoint = f"127.0.0.1:{grpc_port}"
         self._server = Server(
             "bigquery",
-            bigquery_command(folder, port, grpc_port, memory_limit="2GB"),
+            bigquery_command(folder, port, grpc_port, memory_limit="2GB", threads=1),
             log=folder / "server.log",
             ready_url=self.endpoint,
             start_seconds=120,

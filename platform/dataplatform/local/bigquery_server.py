@@ -27,11 +27,12 @@ def main() -> None:
     parser.add_argument("--project", default="local")
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--memory-limit", default="4GB", help="DuckDB's, for all statements together")
+    parser.add_argument("--threads", type=int, help="DuckDB's for one statement; by default one for each core")
     arguments = parser.parse_args()
     arguments.data_dir.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("GCS_LOCAL_ROOT", str(arguments.data_dir / "gcs"))
 
-    configure_engine(arguments.memory_limit, arguments.data_dir / "spill")
+    configure_engine(arguments.memory_limit, arguments.data_dir / "spill", arguments.threads)
     from local_bigquery.settings import settings
 
     settings.bigquery_host = "127.0.0.1"
@@ -67,12 +68,14 @@ def beside(name: str) -> ModuleType:
     return module
 
 
-def configure_engine(limit: str, spill: Path) -> None:
+def configure_engine(limit: str, spill: Path, threads: int | None = None) -> None:
     """Every database that this process opens gets the limit, a folder to spill to and this environment's extensions."""
     import duckdb
 
     connect = duckdb.connect
     ours = {"memory_limit": limit, "temp_directory": str(spill)}
+    if threads:
+        ours["threads"] = str(threads)
     if (extensions := Path(sys.prefix) / "extensions").exists():
         ours["extension_directory"] = str(extensions)
 

@@ -25,14 +25,20 @@ BELOW_EPHEMERAL = range(10_000, 32_000)
 TETHER = Path(__file__).with_name("tether.py")
 
 
-def bigquery_command(data_dir: Path, port: int, grpc_port: int, memory_limit: str = "4GB") -> list[str]:
-    """Command of the embedded BigQuery server on 127.0.0.1; its `gs://` is the folder `<data_dir>/gcs`."""
+def bigquery_command(
+    data_dir: Path, port: int, grpc_port: int, memory_limit: str = "4GB", threads: int | None = None
+) -> list[str]:
+    """Command of the embedded BigQuery server on 127.0.0.1; its `gs://` is the folder `<data_dir>/gcs`.
+
+    `threads` work on one statement; by default one for each core, which over a few rows is more work than it spares.
+    """
     python = environment_program(".venv-bigquery", "python")
     server = Path(__file__).with_name("bigquery_server.py")
     return [
         *(str(python), "-P", str(server)),
         *("--port", str(port), "--grpc-port", str(grpc_port)),
         *("--data-dir", str(data_dir), "--memory-limit", memory_limit),
+        *(("--threads", str(threads)) if threads else ()),
     ]
 
 
