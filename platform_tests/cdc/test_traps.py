@@ -361,6 +361,27 @@ def test_rename_from_and_onto(lab: Lab) -> None:
     lab.assert_landed("two")
 
 
+def test_a_lookup_after_a_rename_onto_the_collection_is_not_exact(lab: Lab) -> None:
+    """An update whose look-up finds the document of another collection, which came under its name without an event of its own."""
+    contract = lab.contract("two")
+    lab.db.two.insert_one({"_id": 1, "from": "two"})
+    lab.capture()
+    lab.db.one.insert_one({"_id": 1, "from": "one"})
+    lab.db.two.update_one({"_id": 1}, {"$set": {"n": 5}})
+    lab.db.one.rename("two", dropTarget=True)
+    lab.sync()
+    lab.assert_equal("two")
+    (told,) = [change for change in lab.landed("two") if change.operation == "update"]
+    assert told.document is not None
+    assert "one" in told.document
+    rows = lab.query("SELECT position, exact FROM `{as_of}`", **lab.names("two"))
+    assert {row["position"]: row["exact"] for row in rows}[told.position] is False
+    moments = lab.hours().moments(contract.namespace, '{"$numberInt":"1"}')
+    (at,) = [moment for moment in moments if moment.position == told.position]
+    truth = '{"_id":{"$numberInt":"1"},"from":"two","n":{"$numberInt":"5"}}'
+    assert not at.exact or at.document == truth
+
+
 def test_drop_database(lab: Lab) -> None:
     lab.contract("one")
     lab.contract("two")

@@ -28,7 +28,7 @@ def replay(changes: Iterable[Change]) -> list[Moment]:
     """The states of one document, in order. `changes`: its own, each once, and (without a key) the barriers of its
     collection, at which everything older is gone; in any order."""
     ordered = sorted(changes, key=lambda change: (change.position, change.key is not None))
-    positions = [change.position for change in ordered if change.key is not None]
+    positions = [change.position for change in ordered]
     moments: list[Moment] = []
     known: dict[str, Any] | None = None
     certain = False
@@ -50,7 +50,8 @@ def replay(changes: Iterable[Change]) -> list[Moment]:
 
 
 def _is_exact(change: Change, positions: list[str]) -> bool:
-    """Whether the change's own document is the one it made: told with it, or looked up before the next change."""
+    """Whether the change's own document is the one it made: told with it, or looked up before the next change (or barrier: a
+    collection renamed onto this one brings documents under the same keys)."""
     if change.document is None:
         return False
     if change.looked_up is None:

@@ -580,8 +580,8 @@ def as_of_view_sql(tables: Tables, barriers: str, collection: str) -> str:
 
     A state ends with the next change of its document, or with the next barrier (`barriers` is the full name of that table).
     `exact`: the document is the one that the change made. The document of an update, or of a snapshot, is looked up after
-    it; so it is exact only when no further change of it had happened by then. Where it was gone by then, the state before
-    stands in for it.
+    it; so it is exact only when neither a further change of it nor a barrier had come by then. Where it was gone by then, the
+    state before stands in for it.
     """
     return f"""\
 SELECT
@@ -589,7 +589,8 @@ SELECT
   IF(operation = 'delete', NULL, LAST_VALUE(document IGNORE NULLS) OVER so_far) AS document,
   operation = 'delete' AS deleted,
   operation IN ('insert', 'replace', 'delete') AND looked_up IS NULL
-    OR document IS NOT NULL AND looked_up IS NOT NULL AND COALESCE(LEAD(position) OVER in_order, '~') > looked_up AS exact,
+    OR document IS NOT NULL AND looked_up IS NOT NULL AND COALESCE(LEAD(position) OVER in_order, '~') > looked_up
+      AND NOT EXISTS(SELECT 1 FROM UNNEST(barriers) AS b WHERE b.position > h.position AND b.position <= h.looked_up) AS exact,
   position,
   changed_at AS valid_from,
   LEAST(
