@@ -283,7 +283,7 @@ class EventHours:
         if look.start is None:
             return []
         # A look-up in tables that are not there yet would fail; and new columns show even if no hour is due.
-        if _made_anew(self._ensure_tables()):
+        if _made_anew(self.ensure_tables()):
             look = self.settled.look(self._settled_key, days, now, whole=True)
         asked = [manifest for hour, manifest in closed.items() if look.start is None or hour.date() >= look.start]
         rows = self.warehouse.query(
@@ -477,7 +477,7 @@ GROUP BY present"""
 
     def _materialise(self, wanted: set[str], start: datetime, end: datetime, lease: Lease, log: Log) -> Materialized:
         done = Materialized(start, end)
-        done.changes = self._ensure_tables()
+        done.changes = self.ensure_tables()
         if _made_anew(done.changes):
             self.settled.lower(self.first_hour.date())
         self._read_manifests(wanted, done)
@@ -725,7 +725,11 @@ ORDER BY hour""",
             name="events_summary",
         ).rows
 
-    def _ensure_tables(self) -> list[str]:
+    def ensure_tables(self) -> list[str]:
+        """Make the tables of the events and what stands beside them meet the contracts; what was done, a line each.
+
+        `due` and `materialise` do so themselves; it is for who has time before.
+        """
         from ..warehouse.tables import ensure
 
         return ensure(self.warehouse, table_specs(self.contracts.values(), self.settings))

@@ -6,7 +6,9 @@ way where it does not know better.
 """
 
 import functools
+import importlib.util
 import json
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -20,13 +22,22 @@ def quicken() -> None:
     Tables are not made several in one transaction, though the lake reads its whole catalogue again after each: of such a
     transaction it now and then writes freed memory into its catalogue as a dataset's name.
     """
+    known_absences()
     quick_lookups()
     quick_columns()
+    quick_listings()
     quick_starts()
     quick_walks()
     shared_lookups()
     kept_translations()
     few_writes()
+
+
+def known_absences() -> None:
+    """DuckDB imports pandas for each parameter of each statement, to see whether it is one of its missing values. Where it is
+    not installed every import goes through all folders of the path, and lets another thread take the interpreter at each."""
+    if importlib.util.find_spec("pandas") is None:
+        sys.modules["pandas"] = None  # type: ignore[assignment]  # the import system's own mark for "not to be found"
 
 
 def quick_lookups() -> None:
@@ -64,7 +75,6 @@ def quick_columns() -> None:
     from local_bigquery.engine import database
     from local_bigquery.sql.rules import partitions
 
-    slow = database.fetch
     listed = "FROM duckdb_columns() WHERE database_name = ? AND schema_name = ? AND table_name = ? AND"
     required = f"SELECT column_name {listed} NOT is_nullable"
     quick = {
@@ -85,12 +95,34 @@ def quick_columns() -> None:
             if sql in quick and parameters[0] != "emulator":
                 lake = database.quote(f"__ducklake_metadata_{parameters[0]}")
                 try:
-                    return slow(quick[sql].format(lake=lake), parameters[1:])
+                    return database.fetch(quick[sql].format(lake=lake), parameters[1:])
                 except duckdb.Error:  # not a lake, or another layout of its catalogue
                     pass
-            return slow(sql, parameters)
+            return database.fetch(sql, parameters)
 
     tables.database = partitions.database = Database()
+
+
+def quick_listings() -> None:
+    """A listing of a dataset's tables reads the metadata of all of them, and then of each by itself: once is enough."""
+    from local_bigquery.catalog import datasets, metadata, tables
+    from local_bigquery.engine import database
+    from local_bigquery.models import Table
+
+    def list_(project_id: str, dataset_id: str) -> list[Any]:
+        datasets.get(project_id, dataset_id)
+        stored = {one.tableReference.tableId: one for one in metadata.list_(Table, project_id, dataset_id)}
+        kinds = {table: kind for table, kind, _ in database.objects(project_id, dataset_id)}
+        found = []
+        for table in sorted(kinds.keys() | stored.keys()):
+            resource = stored.get(table)
+            if not tables.expired(resource):
+                resource = resource or tables.defaults(project_id, dataset_id, table)
+                kind = tables._type(resource, kinds.get(table, "TABLE"))
+                found.append(resource.without(*tables.DERIVED).replace(type=kind))
+        return found
+
+    tables.list_ = list_
 
 
 def quick_starts() -> None:

@@ -22,10 +22,11 @@ from typing import Any
 import click
 
 from ..contracts.load import Contracts, load_contracts
+from ..events.hours import EventHours
 from ..settings import Settings, get_settings
 from ..warehouse.client import Warehouse
 from . import control
-from .fraud_demo import show_fraud
+from .fraud_demo import Paid, pay_many, show_fraud
 from .lineage_demo import show_lineage
 from .services import SERVICES
 from .shop import Changed, apply_collections, change_collections
@@ -53,6 +54,14 @@ class SimulatedHour:
     account: dict[str, Account] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What was done while the events were materialised."""
+
+    paid: Paid
+    changed: Changed
+
+
 @dataclass
 class Demo:
     """What the steps share: the settings of the running stack, what was sent, the checks so far."""
@@ -65,8 +74,10 @@ class Demo:
     checks: list[tuple[str, bool, str]] = field(default_factory=list)
     sent: dict[datetime, SimulatedHour] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
-    changed: Future[Changed] | None = None
-    """The changes of the shop's collections, which are made while the events are materialised."""
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="beside"))
+    """What is done while the steps go on, one after the other."""
+    tables: Future[list[str]] | None = None
+    beside: Future[Beside] | None = None
 
     def say(self, line: str = "") -> None:
         """A line of progress with the time since the start."""
@@ -135,6 +146,7 @@ def start(demo: Demo) -> None:
     get_settings.cache_clear()
     demo.settings = get_settings()
     control.up(demo.settings, [name for name in _wanted(demo) if name != DAEMON], wait=False)
+    demo.tables = demo.pool.submit(EventHours(demo.settings, demo.contracts.events).ensure_tables)
 
 
 def simulate(demo: Demo) -> None:
@@ -180,21 +192,22 @@ def simulate(demo: Demo) -> None:
 
 
 def go_on_beside(demo: Demo) -> None:
-    """The web interface, so that one can watch, and all else but the daemon; then the shop's changes. Nobody waits for it."""
+    """The web interface, so that one can watch, and all else but the daemon; then payments of a fraudster, and the shop's
+    changes. Nobody waits for it."""
 
-    def beside() -> Changed:
+    def beside() -> Beside:
         _up(demo, [name for name in _wanted(demo) if name != DAEMON], {})
-        return change_collections(demo.settings)
+        return Beside(pay_many(demo), change_collections(demo.settings))
 
-    pool = ThreadPoolExecutor(1, thread_name_prefix="beside")
-    demo.changed = pool.submit(beside)
-    pool.shutdown(wait=False)
+    demo.beside = demo.pool.submit(beside)
 
 
 def materialise(demo: Demo) -> None:
     """All that is due, through Dagster."""
     from ..catch_up import catch_up
 
+    assert demo.tables is not None
+    demo.tables.result()
     with _watching_jobs(demo):
         result = catch_up(_this_hour(), None, demo.say, settings=demo.settings)
     demo.check("every run succeeded, nothing is left due", not result.left and all(run.ok for run in result.runs))
@@ -203,11 +216,17 @@ def materialise(demo: Demo) -> None:
 
 def show_collections(demo: Demo) -> None:
     """What changed in the shop meanwhile: captured, applied and compared with its source."""
-    assert demo.changed is not None
-    changed = demo.changed.result()
+    assert demo.beside is not None
+    changed = demo.beside.result().changed
     demo.say(f"  {changed.told}")
     if changed.reached is not None:
         apply_collections(demo, changed.reached)
+
+
+def show_decisions(demo: Demo) -> None:
+    """Live decisions, a changed threshold, and what became of the fraudster's payments."""
+    assert demo.beside is not None
+    show_fraud(demo, demo.beside.result().paid)
 
 
 def start_the_daemon(demo: Demo) -> None:
@@ -311,7 +330,7 @@ STEPS: list[Step] = [
     Step("starting Dagster's web interface and what else there is; meanwhile", go_on_beside),
     Step("materialising all that is due", materialise),
     Step("applying what changed in a shop's collections meanwhile", show_collections),
-    Step("deciding about fraud, and changing a threshold", show_fraud),
+    Step("deciding about fraud, and changing a threshold", show_decisions),
     Step("what comes from where", show_lineage),
     Step("starting Dagster's daemon", start_the_daemon),
     Step("what became of everything", show_ledger),

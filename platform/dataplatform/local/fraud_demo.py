@@ -7,6 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -60,16 +61,23 @@ class Decisions:
         return found
 
 
-def show_fraud(demo: Telling, *, decisions: int = 300) -> None:
+@dataclass(frozen=True)
+class Paid:
+    """Payments of a new account to many: whose they were, and when (UTC) they were sent."""
+
+    user: str
+    at: datetime
+
+
+def show_fraud(demo: Telling, paid: Paid, *, decisions: int = 300) -> None:
     """The step. Leaves the policies' parameters as they were."""
     url = read_memory(demo.settings.data_dir.resolve()).services["decisions"].url
     assert url is not None
     service = Decisions(url)
-    mule, began = _pay_many(demo), time.monotonic()
     _decide_many(demo, service, decisions)
     _change_a_threshold(demo, service)
     _patterns(demo)
-    _alert_and_case(demo, service, mule, began)
+    _alert_and_case(demo, service, paid)
     _materialise(demo)
     _backtest(demo)
 
@@ -169,8 +177,8 @@ def _change_a_threshold(demo: Telling, service: Decisions) -> None:
     store.rollback(POLICY, by=author, reason="The demo is over.")
 
 
-def _pay_many(demo: Telling) -> str:
-    """Events of a new account that pays many; tells whose.
+def pay_many(demo: Telling) -> Paid:
+    """Events of a new account that pays many, for `show_fraud`.
 
     They are received before the demo's first hour, so that they are in no hour whose events the demo counts.
     """
@@ -189,18 +197,21 @@ def _pay_many(demo: Telling) -> str:
     events = list(_mule(mule, received))
     body = json.dumps(events).encode()
     send(collector, [Batch(hour, received, "/v1/events", body, len(events))], connections=1)
-    return mule
+    return Paid(mule, datetime.now(UTC))
 
 
-def _alert_and_case(demo: Telling, service: Decisions, mule: str, began: float) -> None:
+def _alert_and_case(demo: Telling, service: Decisions, paid: Paid) -> None:
     """The landed events of the new account become alerts, and these a case."""
     cases: list[dict[str, Any]] = []
+    began = time.monotonic()
     while not cases and time.monotonic() - began < ALERT_SECONDS:
         time.sleep(0.05)
-        cases = service.cases(mule)
-    seconds = time.monotonic() - began
+        cases = service.cases(paid.user)
     for case in cases:
-        demo.say(f"  the transfers of {mule}: {case['alerts']} alerts in case {case['id']} within {seconds:.1f} s")
+        seconds = (datetime.fromisoformat(case["opened_at"]) - paid.at).total_seconds()
+        demo.say(
+            f"  the transfers of {paid.user}: {case['alerts']} alerts in case {case['id']}, opened within {seconds:.1f} s"
+        )
     demo.check("landed events become alerts and one case", [case["level"] for case in cases] == ["warn_confirm"])
 
 
