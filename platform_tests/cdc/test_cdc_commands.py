@@ -345,7 +345,7 @@ def test_the_pace_is_lowered_while_the_source_is_slow() -> None:
     assert pace.rate == 1000
 
 
-@pytest.mark.parametrize("key", ["no json", '{"$oid":"x"}', '{"$oid":5}'])
+@pytest.mark.parametrize("key", ["no json", '{"$oid":"x"}', '{"$oid":5}', '{"$numberDecimal":"x"}', "[" * 100_000])
 def test_a_key_that_is_none(key: str) -> None:
     with pytest.raises(PlatformError, match="not Extended JSON") as caught:
         _key(key)

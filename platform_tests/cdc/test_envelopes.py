@@ -10,6 +10,7 @@ from dataplatform.cdc.envelopes import EnvelopeError, EnvelopeReader, import_env
 from dataplatform.cdc.hours import CollectionHours
 from dataplatform.cdc.state import PositionFile, Unit
 from dataplatform.contracts.collections import load_collections
+from dataplatform.errors import PlatformError
 from dataplatform.local.servers import CHECKOUT
 from dataplatform.settings import Settings
 
@@ -36,8 +37,9 @@ def test_what_is_no_envelope_is_named_with_its_place(case: dict[str, object]) ->
     with pytest.raises(EnvelopeError, match=str(case["error"])) as caught:
         list(EnvelopeReader("x").read([b"", json.dumps(case["message"]).encode()], where="topic.ndjson"))
     assert caught.value.where == "topic.ndjson:2"
-    with pytest.raises(EnvelopeError, match="not JSON"):
-        list(EnvelopeReader("x").read([b"{"]))
+    for line in (b"{", b"\x1f\x8b\x08\x00", b"[" * 100_000):
+        with pytest.raises(EnvelopeError, match="not JSON"):
+            list(EnvelopeReader("x").read([line]))
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,14 @@ def test_what_is_no_envelope_is_named_with_its_place(case: dict[str, object]) ->
         '{"op":"c","after":"{\\"_id\\":1}","source":{"ts_ms":1,"collection":"chats"}}',
         '{"op":"c","after":"{\\"_id\\":1}","source":{"ts_ms":"x","db":"shop","collection":"chats"}}',
         '{"operationType":"insert","ns":null}',
+        '{"operationType":"insert","source":"x","ns":{"db":"shop","coll":"chats"}}',
+        '{"op":"c","after":{"_id":{"$oid":"zz"}},"source":{"ts_ms":1,"db":"shop","collection":"chats"}}',
+        '{"op":"c","after":{"_id":{"$numberDecimal":"x"}},"source":{"ts_ms":1,"db":"shop","collection":"chats"}}',
+        '{"op":"c","after":{"_id":{"$date":{"$numberLong":"1%s"}}},"source":{"ts_ms":1,"db":"shop","collection":"chats"}}'
+        % ("0" * 30),
+        '{"op":"u","after":{"_id":1},"updateDescription":5,"source":{"ts_ms":1,"db":"shop","collection":"chats"}}',
+        '{"op":"c","after":{"_id":1},"source":{"ts_ms":1,"wallTime":1%s,"db":"shop","collection":"chats"}}'
+        % ("0" * 30),
     ],
 )
 def test_a_broken_envelope_is_named_with_its_place(message: str) -> None:
@@ -70,6 +80,18 @@ def test_imported_files_are_landed_and_their_hours_become_complete(tmp_path: Pat
     hours = CollectionHours(settings, contracts)
     assert len(hours.landings["shop.chats"].states()) == 1
     assert import_envelopes(settings, contracts, "marketplace", [file]) == counts
+
+
+def test_what_an_import_leaves_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings(data_dir=tmp_path, schemas_dir=CHECKOUT / "schemas")
+    contracts = load_collections(settings.schemas_dir).contracts
+    file = tmp_path / "topic.ndjson"
+    file.write_text('{"op":"c","after":{"_id":1},"source":{"ts_ms":1000,"db":"shop","collection":"nothing"}}\n')
+    with pytest.raises(PlatformError, match="no contract names the connection `typo`"):
+        import_envelopes(settings, contracts, "typo", [file])
+    assert not list(tmp_path.rglob("position.json"))
+    assert import_envelopes(settings, contracts, "marketplace", [file]) == {}
+    assert "shop.nothing: 1 messages left out" in caplog.text
 
 
 def test_a_file_imported_again_lands_the_same_positions(tmp_path: Path) -> None:

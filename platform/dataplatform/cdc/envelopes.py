@@ -16,7 +16,9 @@ two files), and else from zero. So the same transaction cut into other files mus
 import gzip
 import hashlib
 import json
+import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -43,6 +45,8 @@ from .state import (
     landing_of,
 )
 from .stream import before
+
+_log = logging.getLogger(__name__)
 
 _DEBEZIUM = {"c": "insert", "u": "update", "d": "delete", "r": "snapshot"}
 _FLINK = frozenset({"insert", "update", "replace", "delete", "drop", "rename", "dropDatabase"})
@@ -78,13 +82,16 @@ class EnvelopeReader:
                 continue
             try:
                 data = json.loads(message)
-            except json.JSONDecodeError as error:
+            except (
+                ValueError,
+                RecursionError,
+            ) as error:  # also of bytes that are no UTF-8, such as a compressed file's
                 raise EnvelopeError(
-                    f"not JSON: {error}", where=f"{where}:{number}", fix="land one message a line"
+                    f"not JSON: {error}", where=f"{where}:{number}", fix="give uncompressed files, one message a line"
                 ) from None
             try:
                 yield from self._one(data, f"{where}:{number}")
-            except (KeyError, TypeError, ValueError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 raise EnvelopeError(
                     f"a broken envelope: {type(error).__name__}: {error}",
                     where=f"{where}:{number}",
@@ -209,12 +216,18 @@ def import_envelopes(
     complete, and our own capture is fenced off while this runs. Importing a file again, whole, in any order with others, lands the
     same positions again: see the module's text for what counts as the same file.
     """
-    unit = Unit(connection)
-    positions = PositionFile(settings, unit)
-    state = positions.acquire("cdc import")
     landings = {name: landing_of(settings, one) for name, one in contracts.items() if one.connection == connection}
+    if not landings:
+        raise PlatformError(
+            f"no contract names the connection `{connection}`",
+            where=str(settings.schemas_dir / "collections"),
+            fix="check the name, or add a contract",
+        )
+    positions = PositionFile(settings, Unit(connection))
+    state = positions.acquire("cdc import")
     reader = EnvelopeReader(time_text(time.time_ns() // 1_000_000))
     counts: dict[str, int] = {}
+    strange: Counter[str] = Counter()
     last: dict[str, Position] = {}
     try:
         for sequence, file in enumerate(files, 1):
@@ -228,6 +241,7 @@ def import_envelopes(
                 reader.ordinals = _begin(positions.state.imports, digest)
                 for one in reader.read(messages, where=str(file)):
                     if one.namespace not in landings:
+                        strange[one.namespace] += 1
                         continue
                     lines.setdefault((one.namespace, hour_of_position(one.position)), []).append(one.line)
                     counts[one.namespace] = counts.get(one.namespace, 0) + 1
@@ -260,6 +274,8 @@ def import_envelopes(
             positions.commit(change)
     finally:
         positions.release()
+    for name, count in sorted(strange.items()):
+        _log.warning("%s: %d messages left out, for no contract of this connection names the collection", name, count)
     return counts
 
 

@@ -15,6 +15,7 @@ import msgspec
 from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp, json_util
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
+from bson.errors import BSONError
 from bson.json_util import CANONICAL_JSON_OPTIONS
 
 CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
@@ -179,8 +180,11 @@ _WRITERS: dict[type, Writer] = {
 
 
 def parse(text: str | bytes) -> Any:
-    """The BSON value of a canonical text, as `bson` decodes it (dates as `DatetimeMS`)."""
+    """The BSON value of a canonical text, as `bson` decodes it (dates as `DatetimeMS`); ValueError where it is none."""
     options = CANONICAL_JSON_OPTIONS.with_options(
         datetime_conversion=DatetimeConversion.DATETIME_MS, tz_aware=True, document_class=dict
     )
-    return json_util.loads(text, json_options=options)
+    try:
+        return json_util.loads(text, json_options=options)
+    except (BSONError, TypeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
