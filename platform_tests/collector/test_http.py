@@ -81,6 +81,16 @@ def test_a_body_in_chunks(collector: Running) -> None:
     assert "chunked" in landed_ids(collector)
 
 
+@pytest.mark.parametrize("place", [b"http://x", b"HTTPS://x:8080"])
+def test_a_url_in_its_absolute_form(collector: Running, place: bytes) -> None:
+    with collector.socket() as connection:
+        connection.sendall(request(one("absolute"), path=place + b"/v1/events"))
+        assert read_answers(connection, 1)[0][0] == 200
+        connection.sendall(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % place)
+        assert read_answers(connection, 1)[0][0] == 200
+    assert "absolute" in landed_ids(collector)
+
+
 def test_a_trailer_is_no_header(collector: Running) -> None:
     with collector.socket() as connection:
         connection.sendall(b"POST /v1/events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -178,6 +188,7 @@ def test_a_client_that_closes_its_side_still_gets_its_answer(collector: Running)
         (b"POST /v1/events HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 5\r\n\r\n", 400),
         (b"POST /v1/events HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"POST /v1/events HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"POST /v1/events HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n[]\r\n0\r\n\r\n", 501),
         (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
         (b"GET / HTTP/1.1\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\nX: " + b"a" * 40_000, 431),

@@ -6,6 +6,7 @@ and writes its answers. It knows nothing of events.
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -147,6 +148,20 @@ class Server:
             await asyncio.sleep(0.01)
         for connection in list(self.connections):
             connection.abort()
+
+
+def _other_transfer_coding(coding: bytes) -> Refusal:
+    """What it holds cannot be told from its bytes, so none of it may be taken for events (RFC 9112, 6.1: 501)."""
+    return Refusal(
+        501,
+        "unknown_transfer_coding",
+        f"Transfer-Encoding {coding[:100].decode('latin-1')!r} is not understood",
+        "send chunks of the plain body, or of one with Content-Encoding: gzip",
+    )
+
+
+_AUTHORITY = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
+"""What stands before the path in a URL's absolute form."""
 
 
 def _head_too_large() -> Refusal:
@@ -292,6 +307,14 @@ class Connection(asyncio.Protocol):
         if self.draining_until:
             return
         headers = self.headers
+        if (authority := _AUTHORITY.match(self.url)) is not None:
+            # As it is said to a proxy, and a server has to understand it (RFC 9112, 3.2.2): the path is what counts.
+            path = self.url[authority.end() :]
+            self.url = path if path.startswith(b"/") else b"/" + path
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None and coding.strip().lower() not in (b"chunked", b"identity"):
+            self._fail(_other_transfer_coding(coding))
+            return
         length = headers.get(b"content-length")
         limit = self.server.limits.body_bytes
         if length is not None and length.isdigit() and int(length) > limit:
