@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,12 +21,12 @@ from pymongo.errors import OperationFailure
 from source_lab import Background, Lab, wait_for
 
 from dataplatform.cdc import connections, service
-from dataplatform.cdc.commands import _key, cdc
+from dataplatform.cdc.commands import TIMES, _key, cdc
 from dataplatform.cdc.connections import SourceError, connect, redact, source_error
 from dataplatform.cdc.secrets import SecretError, secret_of
 from dataplatform.cdc.service import capture_once
 from dataplatform.cdc.snapshot import Pace
-from dataplatform.cdc.state import PositionFile, Unit, UnitState, units_of
+from dataplatform.cdc.state import PositionFile, Unit, UnitState, landing_of, units_of
 from dataplatform.cdc.status import metrics_text, status_of
 from dataplatform.errors import PlatformError
 from dataplatform.local.servers import Server, environment_program, free_ports
@@ -367,3 +368,43 @@ def test_reconcile_tells_no_capture_from_a_difference(lab: Lab, monkeypatch: pyt
     result = CliRunner().invoke(cdc, ["reconcile", f"{lab.database}.docs"])
     assert result.exit_code == 3, result.output
     assert "`--until` a minute from now" in result.output
+
+
+@pytest.mark.parametrize("command", [["as-of", "5"], ["reconcile"], ["repair"]], ids=lambda command: command[0])
+def test_before_there_are_tables(lab: Lab, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    lab.contract("docs")
+    monkeypatch.setattr("dataplatform.cdc.commands.get_settings", lambda: lab.settings)
+    result = CliRunner().invoke(cdc, [command[0], f"{lab.database}.docs", *command[1:]])
+    assert isinstance(result.exception, PlatformError), result.output
+    assert "catch-up" in str(result.exception)
+
+
+def test_small_files_that_cannot_be_read(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """They are named; a broken request for one collection's snapshot stops no other collection."""
+    docs, other = lab.contract("docs"), lab.contract("other")
+    lab.db.docs.insert_one({"_id": 1})
+    lab.db.other.insert_one({"_id": 1})
+    landing_of(lab.settings, docs).conditional("resnapshot.json").write(b"{", None)
+    with pytest.raises(PlatformError, match="cannot be read") as caught:
+        lab.capture()
+    assert str(caught.value.where).endswith("resnapshot.json")
+    assert caplog.text.count("cannot be read") == 1
+    lab.assert_landed("docs")
+    lab.assert_landed("other")
+    landing_of(lab.settings, other).conditional("applied.json").write(b"[]", None)
+    with pytest.raises(PlatformError, match="cannot be read") as caught:
+        status_of(lab.settings, lab.contracts)
+    assert str(caught.value.where).endswith("applied.json")
+
+
+def test_times_and_ports_as_people_write_them() -> None:
+    for text in ("2026-11-24", "2026-11-24T09", "2026-11-24T09:30", "2026-11-24T09:30:05", "2026-11-24T09:30+09:00"):
+        assert TIMES.convert(text, None, None).year == 2026
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(cdc, ["capture", "--once", "--metrics-port", str(port)])
+    assert isinstance(result.exception, PlatformError)
+    assert result.exception.where == f"127.0.0.1:{port}"
+    assert CliRunner().invoke(cdc, ["capture", "--once", "--metrics-port", "99999999"]).exit_code == 2

@@ -132,6 +132,7 @@ class Capture:
         self._snapshots_stop = threading.Event()
         self._snapshot_error: BaseException | None = None
         self._refused: dict[str, tuple[float, PlatformError]] = {}
+        self._unread: dict[str, PlatformError] = {}
 
     # The whole.
 
@@ -148,7 +149,7 @@ class Capture:
                     goal = (int(until.timestamp()), 0)
                 self._serve(client, goal, once=once)
                 if goal is not None:
-                    for _, refusal in self._refused.values():
+                    for refusal in [*self._unread.values(), *(refusal for _, refusal in self._refused.values())]:
                         raise refusal
                 return self.positions.state
             finally:
@@ -412,7 +413,14 @@ class Capture:
         self._note_absent(wanted)
         self._contracts = wanted
         for name in wanted:
-            request = requested_snapshot(self._landings[name])
+            try:
+                request = requested_snapshot(self._landings[name])
+            except PlatformError as error:  # of this collection only: the others go on
+                if name not in self._unread:
+                    _log.error("%s: %s", name, error)
+                self._unread[name] = error
+                continue
+            self._unread.pop(name, None)
             if request is None:
                 continue
             asked, why = request

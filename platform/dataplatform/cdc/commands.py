@@ -15,7 +15,9 @@ from ..contracts.collections import CollectionContract, Collections, load_collec
 from ..errors import PlatformError
 from ..settings import Settings, get_settings
 
-TIMES = click.DateTime(["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M%z", "%Y-%m-%dT%H%z", "%Y-%m-%d"])
+TIMES = click.DateTime(
+    [f"%Y-%m-%dT{clock}{zone}" for clock in ("%H:%M:%S", "%H:%M", "%H") for zone in ("%z", "")] + ["%Y-%m-%d"]
+)
 
 
 @click.group()
@@ -34,7 +36,7 @@ def cdc() -> None:
 @click.option(
     "--standby", is_flag=True, help="Wait for connections that another capture has, and take them over when it ends."
 )
-@click.option("--metrics-port", type=int, help="Serve /metrics on this port of 127.0.0.1.")
+@click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve /metrics on this port of 127.0.0.1.")
 def capture(
     once: bool, until: datetime | None, connection: str | None, standby: bool, metrics_port: int | None
 ) -> None:
@@ -123,6 +125,7 @@ def reconcile(collection: str, everything: bool) -> None:
 
     settings = get_settings()
     contract = _contract(settings, collection)
+    _must_have_tables(settings, contract)
     hours = CollectionHours(settings, _collections(settings).contracts)
     try:
         result = compare(settings, hours, contract, everything=everything)
@@ -158,6 +161,7 @@ def repair(collection: str, keys: tuple[str, ...]) -> None:
     hours = CollectionHours(settings, _collections(settings).contracts)
     keys = tuple(_key(key) for key in keys)
     if not keys:
+        _must_have_tables(settings, contract)
         keys = tuple(one.key for one in compare(settings, hours, contract, everything=True).differences)
     if not keys:
         click.echo(f"{collection}: nothing differs")
@@ -180,6 +184,7 @@ def as_of(collection: str, key: str, at: datetime | None) -> None:
     settings = get_settings()
     contract = _contract(settings, collection)
     key = _key(key)
+    _must_have_tables(settings, contract)
     at = at or datetime.now(UTC)
     at = at.replace(tzinfo=UTC) if at.tzinfo is None else at
     found = None
@@ -229,7 +234,12 @@ def _serve_metrics(settings: Settings, port: int) -> None:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    except OSError as error:
+        raise PlatformError(
+            f"cannot listen on it: {error.strerror}", where=f"127.0.0.1:{port}", fix="give a free port"
+        ) from None
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
 
@@ -249,6 +259,17 @@ def _contract(settings: Settings, name: str) -> CollectionContract:
             fix=f"the collections are {', '.join(sorted(contracts)) or 'none'}",
         )
     return contracts[name]
+
+
+def _must_have_tables(settings: Settings, contract: CollectionContract) -> None:
+    from .state import landing_of, read_applied
+
+    if read_applied(landing_of(settings, contract)) is None:
+        raise PlatformError(
+            f"no hour of {contract.namespace} has been applied, so there are no tables yet",
+            where=settings.dataset_prefix + "mongo_raw",
+            fix="let `dataplatform cdc capture` run, then `dataplatform catch-up`; `dataplatform cdc status` says how far they are",
+        )
 
 
 def _key(text: str) -> str:

@@ -173,8 +173,24 @@ def landing_of(settings: Settings, contract: CollectionContract) -> Landing:
     return open_landing(settings, f"mongo/{contract.connection}/{table_name(contract.database, contract.collection)}")
 
 
+def _read[T](landing: Landing, name: str, kind: type[T]) -> T | None:
+    """One of the small files below a collection's stream, None where it is not there; a PlatformError where it is none of ours."""
+    present = landing.conditional(name).read()
+    try:
+        return None if present is None else msgspec.json.decode(present[0], type=kind)
+    except msgspec.MsgspecError as error:
+        raise PlatformError(
+            f"cannot be read: {error}", where=f"{landing.uri}/{name}", fix="remove it: nothing depends on it for long"
+        ) from None
+
+
 REQUEST_FILE = "resnapshot.json"
 """Below a collection's stream: a wish for a new snapshot, which the capture that serves the collection looks for."""
+
+
+class _Request(msgspec.Struct):
+    requested_at: datetime
+    reason: str
 
 
 def request_snapshot(settings: Settings, contract: CollectionContract, reason: str) -> datetime:
@@ -183,7 +199,7 @@ def request_snapshot(settings: Settings, contract: CollectionContract, reason: s
     while True:
         present = file.read()
         now = datetime.now(UTC)
-        data = msgspec.json.encode({"requested_at": now, "reason": reason})
+        data = msgspec.json.encode(_Request(now, reason))
         try:
             file.write(data, None if present is None else present[1])
         except Conflict:
@@ -193,11 +209,8 @@ def request_snapshot(settings: Settings, contract: CollectionContract, reason: s
 
 def requested_snapshot(landing: Landing) -> tuple[datetime, str] | None:
     """When a new snapshot of the collection was last asked for, and why."""
-    present = landing.conditional(REQUEST_FILE).read()
-    if present is None:
-        return None
-    request = msgspec.json.decode(present[0])
-    return datetime.fromisoformat(request["requested_at"]), str(request["reason"])
+    request = _read(landing, REQUEST_FILE, _Request)
+    return None if request is None else (request.requested_at, request.reason)
 
 
 LATE_FILE = "late.json"
@@ -226,8 +239,7 @@ def announce_late(landing: Landing, hours: Iterable[datetime]) -> None:
 
 def late_hours(landing: Landing) -> set[datetime]:
     """Hours that were announced in the last days."""
-    present = landing.conditional(LATE_FILE).read()
-    return set() if present is None else set(msgspec.json.decode(present[0], type=dict[datetime, datetime]))
+    return set(_read(landing, LATE_FILE, dict[datetime, datetime]) or ())
 
 
 APPLIED_FILE = "applied.json"
@@ -244,8 +256,7 @@ class AppliedState(msgspec.Struct):
 
 def read_applied(landing: Landing) -> AppliedState | None:
     """What was last applied to a collection's tables."""
-    present = landing.conditional(APPLIED_FILE).read()
-    return None if present is None else msgspec.json.decode(present[0], type=AppliedState)
+    return _read(landing, APPLIED_FILE, AppliedState)
 
 
 def write_applied(landing: Landing, applied: AppliedState) -> None:
