@@ -161,6 +161,9 @@ def test_changes_of_collections_and_features_break_as_well(changed: Path) -> Non
     gone = told("collections/shop.articles.yaml", "path: price,", "path: cost,")
     assert "gone     mongodb.shop.articles.price of listings" in gone
     assert "breaks fraud.policy.bait_article.level of trust" in gone
+    declared = told("sources/ledger.yaml", "holder_name: {to:", "holder: {to:")
+    assert "gone     mysql.ledger.accounts.holder_name of payments" in declared
+    assert "breaks local.events.register_account_pay.holder__name of payments" in declared
     assert "gone     local.fraud.features_user.sales_30d of trust" in told(
         "features/user.yaml", "name: sales_30d,", "name: sales_month,"
     )

@@ -165,6 +165,23 @@ def test_columns_by_name() -> None:
         parse_node("d.t")
 
 
+def test_columns_are_found_by_whatever_their_table_is_called() -> None:
+    graph = Graph(
+        [
+            StoredEdge("gs://in/x.csv", "a", "p.d.t", "Items", "DIRECT", "IDENTITY"),
+            StoredEdge("example.com:p.d.t", "a.b", "p.d.events_*", "x", "DIRECT", "IDENTITY"),
+            StoredEdge("dagster.events/t", "*", "p.d.t", "*", "INDIRECT", "ASSET"),
+        ]
+    )
+    assert graph.find("gs://in/x.csv.A") == ("gs://in/x.csv", "a")
+    assert graph.find("example.com:p.d.t.a") == ("example.com:p.d.t", "a")
+    assert graph.find("example.com:p.d.t.A.B") == ("example.com:p.d.t", "a.b")
+    assert graph.find("`p.d.events_20260101`.x") == graph.find("p.d.events_*.X") == ("p.d.events_*", "x")
+    assert graph.find("dagster.events/t.*") == ("dagster.events/t", "*")
+    assert graph.find("p.d.t.items.sku") == ("p.d.t", "Items.sku")
+    assert [graph.find(text) for text in ("p.d.T.items", "p.d.t.item", "p.d.t", "x", "", "...")] == [None] * 6
+
+
 @pytest.fixture
 def edges_file(tmp_path: Path) -> Path:
     path = tmp_path / "edges.jsonl"
@@ -189,6 +206,7 @@ def test_commands_over_a_file(edges_file: Path, tmp_path: Path) -> None:
         assert run(lineage, ["impact", "p.raw.users.email", "--format", form, *arguments]).output.startswith(word)
     assert "job stage" in run(lineage, ["explain", "p.raw.users.email", "p.mart.contacts.contact", *arguments]).output
     assert "p.mart.contacts.contact" in run(lineage, ["unused", *arguments]).output
+    assert "no table that is known" in str(run(lineage, ["unused", "--table", "p.mart.nope", *arguments]).exception)
     marks = tmp_path / "marks.json"
     marks.write_text(json.dumps({"p.raw.users.email": "email"}))
     assert "p.mart.contacts.contact" in run(lineage, ["pii", "--marks", str(marks), *arguments]).output

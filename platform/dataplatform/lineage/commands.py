@@ -114,11 +114,11 @@ def impact(column: str, *, upstream: bool, depth: int | None, indirect: bool, fo
 
     With owners, promises of freshness that are hit, and the last run of the query on the way.
     """
-    asked = parse_node(column)
     graph = _graph(edges)
-    start = graph.named(asked) or asked
-    if graph.named(asked) is None:
-        click.echo(f"no edge names {'.'.join(asked)}: nothing is known to make or read it", err=True)
+    start = graph.find(column)
+    if start is None:
+        start = parse_node(column)
+        click.echo(f"no edge names {'.'.join(start)}: nothing is known to make or read it", err=True)
     found = graph.reach(start, "upstream" if upstream else "downstream", depth=depth, indirect=indirect)
     owners = table_owners(get_settings())
     promised = promises(get_settings(), graph.edges)
@@ -154,7 +154,7 @@ def _short(table: str) -> str:
 def explain(source: str, target: str, indirect: bool, edges: Path | None) -> None:
     """The steps from the column SOURCE to the column TARGET, each with its SQL and its query."""
     graph = _graph(edges)
-    ends = [graph.named(node) or node for node in (parse_node(source), parse_node(target))]
+    ends = [graph.find(text) or parse_node(text) for text in (source, target)]
     found = graph.between(ends[0], ends[1], indirect=indirect)
     if not found:
         raise PlatformError(f"{target} does not come from {source}", fix="" if indirect else "try --indirect")
@@ -170,7 +170,17 @@ def explain(source: str, target: str, indirect: bool, edges: Path | None) -> Non
 def unused(edges: Path | None, schemas: Path | None, tables: tuple[str, ...]) -> None:
     """Columns that no query reads."""
     graph = _graph(edges)
-    known = load_catalog(schemas).tables if schemas is not None else None
+    known = None
+    if schemas is not None:
+        known = load_catalog(schemas).tables
+    elif edges is None:
+        from .history import catalog_now
+        from .stored import catalog_warehouse
+
+        known = catalog_now(catalog_warehouse(get_settings())).tables
+    for table in tables:
+        if table not in (known if known is not None else graph.tables):
+            raise PlatformError(f"{table} is no table that is known here", fix="write project.dataset.table")
     for table in sorted(tables or (known if known is not None else graph.tables)):
         described = known.get(table) if known is not None else None
         columns = (

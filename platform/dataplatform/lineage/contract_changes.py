@@ -12,6 +12,7 @@ from typing import Literal
 from ..contracts.collections import load_collections_leniently
 from ..contracts.history import contracts_at, sources_at
 from ..contracts.load import Contracts, load_contracts
+from ..contracts.sources import load_sources_leniently
 from ..settings import Settings
 from .declared import declared_edges, feature_types, table_owners
 from .impact import Node, StoredEdge
@@ -58,15 +59,20 @@ def contract_changes(settings: Settings, reference: str) -> ContractChanges:
 
 
 def contract_columns(settings: Settings, contracts: Contracts) -> dict[Node, str]:
-    """Column of an event, field of a collection, feature → its type, as far as its contract states one."""
+    """Column of an event, field of a collection, column of a source, feature → its type, as far as its contract states one."""
     found: dict[Node, str] = {}
     for contract in contracts.events.values():
         table = f"{settings.project}.{settings.dataset('events')}.{contract.name}"
         for column in contract.columns:
             found[table, column.name] = f"{column.field.type}{'[]' if column.field.repeated else ''}"
-    for namespace, collection in load_collections_leniently(settings.schemas_dir)[0].contracts.items():
+    collections = load_collections_leniently(settings.schemas_dir)[0].contracts
+    captured = {f"mongodb.{namespace}" for namespace in collections}  # what these hold, their own contracts say
+    for namespace, collection in collections.items():
         for field in collection.fields:
             found[f"mongodb.{namespace}", field.path] = f"{field.type or ''}{'[]' if field.repeated else ''}"
+    for source in load_sources_leniently(settings.schemas_dir)[0].contracts.values():
+        flows = [(source.node(table), name) for table, name, _, _ in source.flows()]
+        found |= {node: "" for node in flows if node[0] not in captured}
     return found | feature_types(settings)
 
 

@@ -87,6 +87,11 @@ class Session:
     pipes: dict[str, object] = field(default_factory=dict)
     """Pipe queries by the name that stands for them in the text around (see `pipes`)."""
 
+    def temporary_name(self, parts: list[str]) -> str | None:
+        """The key of the temporary table that a path names, `tmp` or `_SESSION.tmp`; None when it is none's."""
+        *head, key = ".".join(parts).lower().split(".")
+        return key if key in self.temporary and head in ([], ["_session"]) else None
+
 
 def children(node: exp.Expr) -> Iterator[exp.Expr]:
     """The nodes right below, in order."""
@@ -411,6 +416,9 @@ class Expressions:
 
     def _cast(self, node: exp.Expr, scope: Scope) -> Value:
         value = self.value(node.this, scope)
+        said = self.value(node.args["format"], scope) if isinstance(node.args.get("format"), exp.Expr) else NOTHING
+        if said is not NOTHING:  # FORMAT and AT TIME ZONE may be expressions of columns
+            return Mix((value, said), TRANSFORMATION, node=node)
         shape = declared_shape("", node.args["to"])
         if shape is not None:
             names = [child.name for child in shape.fields]
@@ -496,7 +504,8 @@ class Expressions:
         if last == "ARRAY_TRANSFORM" and len(arguments) == 2 and isinstance(arguments[1], exp.Lambda):
             return self._array_transform(function, scope)
         package = path[0].upper() if len(path) > 1 else ""
-        masked = package in PACKAGES_THAT_MASK or (not package and last in MASKING_NAMES - {"INIT", "MERGE", "EXTRACT"})
+        masked = package in PACKAGES_THAT_MASK and not last.startswith("DECRYPT")
+        masked = masked or (not package and last in MASKING_NAMES - {"INIT", "MERGE", "EXTRACT"})
         by = AGGREGATION if package == "HLL_COUNT" and last in AGGREGATE_NAMES else TRANSFORMATION
         parts = [value for one in arguments if (value := self.value(one, scope)) is not NOTHING]
         result = Mix(parts, by | (MASKED if masked else 0), node=node)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NAME = "lineage"
 LINEAGE_ASSETS = ("data_catalog/lineage_queries", "data_catalog/lineage")
 COLUMN_ASSETS = ("data_catalog/columns", "data_catalog/pii")
-RESOLVER_VERSION = "4"
+RESOLVER_VERSION = "5"
 """Raised when the resolver tells other edges than before: kept queries are then resolved again."""
 NEW_JOBS = "its jobs are new"
 OTHER_CONTRACTS = "what contracts declare, or the resolver, changed"

@@ -18,6 +18,7 @@ import msgspec
 
 from ..errors import PlatformError
 from .edges import CONTRACT, WHOLE_ROW
+from .names import general_path, general_table
 
 Node = tuple[str, str]
 """(table, column path)"""
@@ -152,8 +153,24 @@ class Graph:
         columns = self._columns.get(table)
         if columns is None or path == WHOLE_ROW or path in columns or node in self._nested:
             return node if columns is not None else None
-        found = next((one for one in columns if f"{one.lower()}.".startswith(f"{path.lower()}.")), None)
-        return (table, found[: len(path)]) if found is not None else None
+        asked = f"{path.lower()}."
+        for one in columns:
+            if f"{one.lower()}.".startswith(asked):
+                return table, one[: len(path)]
+        for one in columns:  # a field of a column that edges name as a whole
+            if asked.startswith(f"{one.lower()}."):
+                return table, one + path[len(one) :]
+        return None
+
+    def find(self, text: str) -> Node | None:
+        """The column that a text names, whichever of its dots ends the table's name: files and assets have names of other lengths."""
+        parts = text.replace("`", "").split(".")
+        for at in range(len(parts) - 1, 0, -1):
+            table, path = ".".join(parts[:at]), ".".join(parts[at:])
+            found = self.named((table, path)) or self.named((general_path(table), path))
+            if found is not None:
+                return found
+        return None
 
     def into(self, node: Node) -> list[StoredEdge]:
         """Edges that end at exactly this node, DIRECT and INDIRECT."""
@@ -386,8 +403,6 @@ def parse_node(text: str) -> Node:
         raise PlatformError(
             f"{text!r} is no column", fix="write project.dataset.table.column, or project.dataset.table.*"
         )
-    from .names import general_table
-
     return ".".join([*parts[:2], general_table(parts[2])]), ".".join(parts[3:])
 
 

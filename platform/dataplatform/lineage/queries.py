@@ -377,7 +377,11 @@ class Queries(Expressions):
             if local is not None:
                 self._add(node, alias, local, scope)
                 return
-        elif self._is_array_path(parts, scope):
+        temporary = self.session.temporary_name(parts)
+        if temporary is not None:
+            self._add(node, alias, self.session.temporary[temporary], scope)
+            return
+        if len(parts) > 1 and self._is_array_path(parts, scope):
             unnest = exp.Unnest(
                 expressions=[
                     exp.Column(**dict(zip(("this", "table", "db"), map(exp.to_identifier, parts[::-1]), strict=False)))
@@ -428,7 +432,7 @@ class Queries(Expressions):
         temporary = self.session.temporary.get(name.lower())
         if temporary is not None:
             return temporary
-        table = self.session.created.get(name) or self.session.catalog.get(name, wildcard=wildcard)
+        table = self.stored(name, wildcard=wildcard)
         if table is not None and table.definition and table.type in ("VIEW", "MATERIALIZED_VIEW", "MATERIALIZED VIEW"):
             if self.session.through_views:
                 relation = self.view(table)
@@ -439,6 +443,10 @@ class Queries(Expressions):
         if (table is None or table.columns is None) and name not in self.without_dataset:
             self.note("unknown_schema", name)
         return TableRelation(name, table)
+
+    def stored(self, name: str, *, wildcard: bool = False) -> Table | None:
+        """A table or view as the script has made or changed it, else as the catalog knows it."""
+        return self.session.created.get(name) or self.session.catalog.get(name, wildcard=wildcard)
 
     def view(self, view: Table) -> Relation | None:
         """The rows of a view through its definition; None when that cannot be told."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from sqlglot import exp
 
 from .catalog import UNKNOWN, Field, Table
 from .edges import WHOLE_ROW, Edge, EdgeType, Unresolved
-from .expressions import Constant, Session
+from .expressions import Constant, Session, declared_shape
 from .names import general_uri
 from .parsing import MAX_EXPRESSION, parse, sql
 from .queries import Queries, _shape, filled
@@ -73,10 +74,7 @@ class Statements(Queries):
         """Full name of the table that a statement writes."""
         parts = [str(table.args[key].this) for key in ("catalog", "db") if table.args.get(key) is not None]
         parts.append(str(table.this.this) if isinstance(table.this, exp.Identifier) else str(table.this.name))
-        key = parts[-1].lower()
-        if key in self.session.temporary and (len(parts) == 1 or parts[0].lower() == "_session"):
-            return key
-        return self.table_name(parts)
+        return self.session.temporary_name(parts) or self.table_name(parts)
 
     def columns_of(self, target: str) -> list[str] | None:
         """Names of a target's columns, None when they are not known."""
@@ -96,8 +94,9 @@ class Statements(Queries):
         if target is not None and target.lower() in self.session.temporary:
             self._write_temporary(target.lower(), assignments, rows)
             return
+        # What the script itself has made has no stated types; what it has only changed keeps them.
         table = self.session.catalog.get(target) if target is not None and not defines else None
-        shapes = table.columns if table is not None else None
+        shapes = (self.created.get(target or "") or table).columns if table is not None else None
         for name, value in assignments:
             if shapes is None:
                 self._column_edges(target, name, value)
@@ -389,11 +388,10 @@ class Statements(Queries):
             return
         into = node.this
         table = into.this if isinstance(into, exp.Schema) else into
+        *head, own_name = ".".join(part.name for part in table.parts).split(".")
         properties = node.args.get("properties")
         kinds = {type(one) for one in properties.expressions} if properties is not None else set()
-        temporary = exp.TemporaryProperty in kinds or (
-            table.args.get("db") is not None and str(table.args["db"].name).lower() == "_session"
-        )
+        temporary = exp.TemporaryProperty in kinds or [part.lower() for part in head] == ["_session"]
         names: list[str] | None = None
         if isinstance(into, exp.Schema):
             names = [str(one.name) for one in into.expressions if isinstance(one, exp.ColumnDef | exp.Identifier)]
@@ -407,18 +405,17 @@ class Statements(Queries):
             for one in properties.expressions:
                 if isinstance(one, exp.LikeProperty):
                     like = self._from_only(one.this, self.root()).names()
-        if temporary or (table.args.get("db") is None and str(table.name).lower() in self.session.temporary):
-            self._create_temporary(str(table.name).lower(), relation, names or like)
+        if temporary or (not head and own_name.lower() in self.session.temporary):
+            self._create_temporary(own_name.lower(), relation, names or like)
             return
         target = self.target(table)
         if relation is None and exp.ExternalProperty in kinds and names:
-            file = general_uri(_option(properties, "uris") or "files")
-            relation = Relation(_read_from(file, names))
+            relation = Relation(_read_from(_files(properties), names))
         if relation is None:
             self._remember(target, [(name, NOTHING) for name in names or like or []])
             return
         self.write_relation(target, relation, names, defines=True)
-        if relation.names() is not None and kind == "TABLE":
+        if relation.names() is not None and kind != "MODEL":
             pairs = relation.everything()
             self._remember(
                 target, [(names[at] if names and at < len(names) else name, v) for at, (name, v) in enumerate(pairs)]
@@ -455,34 +452,75 @@ class Statements(Queries):
 
     def _export(self, node: exp.Expr) -> None:
         options = node.args.get("options")
-        target = general_uri(_option(options, "uri") or "export")
+        target = general_uri(next(iter(_option(options, "uri")), "export"))
         self.write_relation(target, self.query(node.this, self.root(), ordered=True))
 
     def _load(self, node: exp.Expr) -> None:
         into = node.this
         table = into.this if isinstance(into, exp.Schema) else into
-        source = general_uri(_option(node.args.get("files"), "uris") or "files")
+        files = _files(node.args.get("files"))
         names = [str(one.name) for one in into.expressions] if isinstance(into, exp.Schema) else None
         if node.args.get("temp"):
-            self._create_temporary(str(table.name).lower(), Relation(_read_from(source, names or [WHOLE_ROW])), None)
+            self._create_temporary(str(table.name).lower(), Relation(_read_from(files, names or [WHOLE_ROW])), None)
             return
         target = self.target(table)
-        names = names or self.columns_of(target)
-        if names is None:
-            self._unresolved(target, None, "unknown_schema", target)
-        self.write(target, Relation(_read_from(source, names or [WHOLE_ROW])).everything(), {})
+        names = names or self.columns_of(target) or [WHOLE_ROW]
+        self.write(target, Relation(_read_from(files, names)).everything(), {})
 
     def _alter(self, node: exp.Expr) -> None:
+        if node.args.get("kind") != "TABLE":
+            return
+        target = self.target(node.this)
         for action in node.args.get("actions") or ():
-            if isinstance(action, exp.AlterRename) and node.args.get("kind") == "TABLE":
-                source = self.target(node.this)
-                target = source.rpartition(".")[0] + "." + str(action.this.name)
-                self.write_relation(target, Relation(self.table(source).items))
+            if isinstance(action, exp.AlterRename):
+                name = str(action.this.name)
+                if target in self.session.temporary:
+                    self.session.temporary[name.lower()] = self.session.temporary.pop(target)
+                    continue
+                relation = Relation(self.table(target).items)
+                target = f"{target.rpartition('.')[0]}.{name}"
+                self.write_relation(target, relation)
+                if relation.names() is not None:
+                    self._remember(target, relation.everything())
             elif isinstance(action, exp.RenameColumn):
-                target = self.target(node.this)
-                before = str(action.this.name)
-                value = self.table(target).get(before.lower()) or ColumnValue((target, before), IDENTITY, None)
-                self.write(target, [(str(action.args["to"].name), value)], {}, defines=True)
+                before, after = str(action.this.name), str(action.args["to"].name)
+                if target not in self.session.temporary:
+                    value = self.table(target).get(before.lower()) or ColumnValue((target, before), IDENTITY, None)
+                    self.write(target, [(after, value)], {}, defines=True)
+                self._change_columns(target, {before.lower(): after})
+            elif isinstance(action, exp.ColumnDef):
+                self._change_columns(target, {}, added=action)
+            elif isinstance(action, exp.Drop) and action.args.get("kind") == "COLUMN":
+                self._change_columns(target, {str(one.name).lower(): None for one in action.args.get("tables") or ()})
+
+    def _change_columns(
+        self, target: str, renamed: Mapping[str, str | None], added: exp.ColumnDef | None = None
+    ) -> None:
+        """The columns of a table have these names from now on (None: it is gone), and one more."""
+        temporary = self.session.temporary.get(target)
+        if temporary is not None:
+            items: list[Item] = []
+            for item in temporary.items:
+                name = None if isinstance(item, Hole) else renamed.get(item[0].lower(), item[0])
+                if isinstance(item, Hole):
+                    items.append(item)
+                elif name is not None:
+                    items.append((name, item[1]))
+            if added is not None and added.name.lower() not in {one.lower() for one in temporary.names() or ()}:
+                items.append((added.name, NOTHING))
+            self.session.temporary[target] = Relation(items, temporary.rows)
+            return
+        table = self.stored(target)
+        if table is None or table.columns is None:
+            return
+        columns = [
+            Field(name, field.type, field.mode, field.fields)
+            for key, field in table.columns.items()
+            if (name := renamed.get(key, field.name)) is not None
+        ]
+        if added is not None and added.name.lower() not in table.columns:
+            columns.append(declared_shape(added.name, added.args.get("kind")) or Field(added.name, UNKNOWN))
+        self.created[target] = replace(table, columns={field.name.lower(): field for field in columns})
 
     def _command(self, node: exp.Expr) -> None:
         """What the parser keeps as text. An ALTER among these changes options or a definition: no data moves."""
@@ -496,12 +534,18 @@ class Statements(Queries):
     def _drop(self, node: exp.Expr) -> None:
         for table in node.args.get("tables") or [node.this]:
             if isinstance(table, exp.Table):
-                self.session.temporary.pop(str(table.name).lower(), None)
+                temporary = self.session.temporary_name([part.name for part in table.parts])
+                self.session.temporary.pop(temporary or "", None)
 
 
-def _read_from(file: str, names: Iterable[str]) -> list[Item]:
+def _files(options: exp.Expr | None) -> list[str]:
+    """The files that a table is read from, each folder of all days once."""
+    return list(dict.fromkeys(map(general_uri, _option(options, "uris")))) or ["files"]
+
+
+def _read_from(files: list[str], names: Iterable[str]) -> list[Item]:
     """Columns of a table that is read from files."""
-    return [(name, ColumnValue((file, name), TOLD, None)) for name in names]
+    return [(name, Mix([ColumnValue((file, name), TOLD, None) for file in files], IDENTITY)) for name in names]
 
 
 def _stated_path(name: str, columns: Mapping[str, Field]) -> tuple[str | None, Field | None]:
@@ -519,15 +563,13 @@ def _stated_path(name: str, columns: Mapping[str, Field]) -> tuple[str | None, F
     return path, field
 
 
-def _option(properties: exp.Expr | None, name: str) -> str | None:
-    """A text option; of a list, its first."""
+def _option(properties: exp.Expr | None, name: str) -> list[str]:
+    """The texts of an option."""
     for one in properties.expressions if properties is not None else ():
         if type(one) is exp.Property and str(one.this.name).lower() == name:
             value = one.args["value"]
-            if isinstance(value, exp.Array) and value.expressions:
-                value = value.expressions[0]
-            return str(value.name)
-    return None
+            return [str(each.name) for each in (value.expressions if isinstance(value, exp.Array) else [value])]
+    return []
 
 
 _HANDLERS: dict[type[exp.Expr], Callable[[Statements, exp.Expr], None]] = {
