@@ -1,6 +1,6 @@
 """A collection refreshed after 1 % changed, against the full dump it replaces; and what a merge costs as the table grows.
 
-    .venv/bin/python benchmarks/cdc_refresh.py [--documents 1000000] [--merge-rows 1000000 10000000] [--folder FOLDER]
+    .venv/bin/python benchmarks/cdc_refresh.py [--documents 1000000] [--text 200] [--merge-rows 1000000 10000000] [--folder FOLDER]
 
 With `--folder` the servers' data stays there: the first run fills them and takes the first snapshot, the second measures.
 
@@ -11,6 +11,8 @@ Documents read, the MongoDB server's CPU seconds, and the time to a fresh table,
   source's CPU cannot be told from the workload's there; it is that of the same changes in the line above;
 - *full dump*: `find()`, one load job that replaces one table of the same content: canonical Extended JSON of every document, and typed
   columns by a given schema. Without a history, deletions or a schema found by itself.
+
+The larger the documents (`--text` is the length of their text), the more a dump costs, while a change costs the source mostly the same.
 """
 
 import argparse
@@ -46,6 +48,7 @@ from dataplatform.warehouse.tables import TableSpec, ensure
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--documents", type=int, default=1_000_000)
+    parser.add_argument("--text", type=int, default=200, help="characters of text in a document")
     parser.add_argument("--merge-rows", type=int, nargs="*", default=[1_000_000, 10_000_000])
     parser.add_argument("--folder", type=Path, help="keep the data here, in two runs")
     arguments = parser.parse_args()
@@ -80,7 +83,7 @@ def main() -> None:
             connections={"bench": f"mongodb://127.0.0.1:{mongo_port}/"},
         )
         if arguments.documents:
-            refresh = Refresh(settings, mongo, arguments.documents)
+            refresh = Refresh(settings, mongo, arguments.documents, arguments.text)
             if not filled:
                 refresh.fill()
                 (folder / "filled").touch()
@@ -103,14 +106,14 @@ def cpu(server: Server) -> float:
 class Refresh:
     """One collection, its first snapshot, and then the two ways to a fresh table."""
 
-    def __init__(self, settings: Settings, mongo: Server, documents: int) -> None:
+    def __init__(self, settings: Settings, mongo: Server, documents: int, text: int) -> None:
         collections = settings.schemas_dir / "collections"
         collections.mkdir(parents=True, exist_ok=True)
         (collections / "bench.docs.yaml").write_text(
             "connection: bench\ndatabase: bench\ncollection: docs\nowner: team\ndescription: A benchmark.\n"
             "snapshot: {documents_per_second: 1000000, chunk_documents: 50000}\n"
         )
-        self.settings, self.mongo, self.documents = settings, mongo, documents
+        self.settings, self.mongo, self.documents, self.words = settings, mongo, documents, "x" * text
         self.docs = pymongo.MongoClient(settings.connections["bench"].get_secret_value()).bench.docs
         self.hours = CollectionHours(settings, load_collections(settings.schemas_dir).contracts)
         self.until = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=2)
@@ -126,7 +129,7 @@ class Refresh:
         for start in range(0, 0 if there else self.documents, 5000):
             self.docs.insert_many(
                 [
-                    {"_id": self.key(n), "n": n, "title": f"title {n}", "text": "x" * 200, "o": {"a": n, "b": [1, 2]}}
+                    {"_id": self.key(n), "n": n, "title": f"title {n}", "text": self.words, "o": {"a": n, "b": [1, 2]}}
                     for n in range(start, min(start + 5000, self.documents))
                 ],
                 ordered=False,
@@ -149,7 +152,7 @@ class Refresh:
         at_once = time.perf_counter() - started
         running = self.beside_a_running_capture(changed)
         dump, load, dump_used = self.dump()
-        print(f"{self.documents:,} documents, {changed:,} changed")
+        print(f"{self.documents:,} documents of {len(self.words) + 120:,} bytes, {changed:,} changed")
         print(f"{'':<28}{'documents read':>16}{'source CPU s':>14}{'seconds':>10}{'of them reading':>17}")
         print(f"{'changes':<28}{changed:>16,}{used:>14.2f}{at_once:>10.1f}{capture:>17.1f}")
         print(f"{'changes, capture running':<28}{changed:>16,}{'':>14}{running[0]:>10.1f}{running[1]:>17.1f}")
