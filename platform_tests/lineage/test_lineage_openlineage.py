@@ -19,6 +19,8 @@ from click.testing import CliRunner, Result
 from openlineage.client.generated.base import EventType, RunEvent
 from openlineage.client.generated.column_lineage_dataset import ColumnLineageDatasetFacet, Transformation
 from openlineage.client.serde import Serde
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
 
 from dataplatform.contracts.load import load_contracts
 from dataplatform.lineage.catalog import catalog_from
@@ -27,7 +29,7 @@ from dataplatform.lineage.declared import asset_edges, declared_edges
 from dataplatform.lineage.edges import Edge
 from dataplatform.lineage.impact import StoredEdge
 from dataplatform.lineage.jobs import Job, resolve_job
-from dataplatform.lineage.openlineage import run_events
+from dataplatform.lineage.openlineage import mistakes, run_events
 from dataplatform.settings import Settings
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -240,6 +242,30 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
+@pytest.mark.parametrize(
+    ("format_", "right", "wrong"),
+    [
+        (
+            "date-time",
+            ["2026-01-01T00:00:00Z", "2026-01-01T00:00:00.123456+09:00"],
+            ["yesterday", "2026-01-01T00:00:00"],
+        ),
+        ("uri", ["https://a.b/c#/$defs/D", "urn:x"], ["no uri", "a/b", "https://a b"]),
+        ("uuid", ["6f0b8f6e-0f0f-5e0b-9d3e-6f9d3c1f9a55"], ["7"]),
+    ],
+)
+def test_formats_that_schemas_state_are_checked(format_: str, right: list[str], wrong: list[str]) -> None:
+    schema = {"$id": "https://x", "properties": {"at": {"format": format_}}}
+    schemas: Registry[Any] = Registry().with_resource("https://x", DRAFT202012.create_resource(schema))
+
+    def told(value: str) -> list[str]:
+        event = {"schemaURL": "https://x", "at": value, "run": {}, "job": {}, "inputs": [], "outputs": []}
+        return list(mistakes(event, schemas))
+
+    assert [told(value) for value in right] == [[] for _ in right]
+    assert all(told(value) for value in wrong)
+
+
 def test_check_by_the_schemas_that_events_name(edges: list[StoredEdge], written: Path, tmp_path: Path) -> None:
     site = "https://openlineage.io/spec"
     event = {
@@ -260,6 +286,7 @@ def test_check_by_the_schemas_that_events_name(edges: list[StoredEdge], written:
             result = command(written, "--check", "--spec", place)
             assert result.exit_code == 0, result.output
             assert result.output.startswith(f"{len(list(run_events(edges, AT)))} events")
+            assert "2-0-2/OpenLineage.json, facets/1-2-0/ColumnLineageDatasetFacet.json" in result.output
         column["$defs"]["ColumnLineageDatasetFacet"]["required"] = ["transitions"]  # type: ignore[index]
         file.write_text(json.dumps(column))
         result = command(written, "--check", "--spec", url)

@@ -331,7 +331,8 @@ def openlineage(edges: Path | None, output: Path | None, url: str | None, check:
         known = stored_edges(get_settings())
     events = run_events(known, datetime.now(UTC))
     if check:
-        click.echo(f"{_check_events(events, spec)} events are what OpenLineage's schemas ask for")
+        count, named = _check_events(events, spec)
+        click.echo(f"{count} events are what OpenLineage's schemas ask for: {', '.join(named)}")
         return
     if url is not None:
         import httpx
@@ -356,15 +357,17 @@ def openlineage(edges: Path | None, output: Path | None, url: str | None, check:
             click.echo(line)
 
 
-def _check_events(events: Iterable[dict[str, Any]], spec: str) -> int:
-    """The number of events; raises PlatformError for the first that is not valid."""
+def _check_events(events: Iterable[dict[str, Any]], spec: str) -> tuple[int, list[str]]:
+    """The number of events, and the documents that they were checked by; raises PlatformError for the first that is not valid."""
     from referencing.exceptions import Unresolvable
 
-    from .openlineage import mistakes, official_schemas
+    from .openlineage import SPEC, mistakes, official_schemas, stated_schemas
 
     schemas = official_schemas(spec)
     count = 0
+    named: set[str] = set()
     for event in events:
+        named |= {url.partition("#")[0].removeprefix(f"{SPEC}/") for *_, url in stated_schemas(event)}
         try:
             found = list(mistakes(event, schemas))
         except Unresolvable as error:
@@ -381,4 +384,4 @@ def _check_events(events: Iterable[dict[str, Any]], spec: str) -> int:
                 "\n".join(found), where=f"event of job {event['job']['name']}", fix="report this as a bug"
             )
         count += 1
-    return count
+    return count, sorted(named)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 from referencing.retrieval import to_cached_resource
@@ -104,23 +106,41 @@ def official_schemas(at: str = SPEC) -> Registry[Any]:
     return Registry(retrieve=retrieve)  # type: ignore[call-arg]
 
 
+_FORMATS = FormatChecker(formats=("uuid",))
+"""The formats that OpenLineage's schemas state. jsonschema itself passes over times and URIs where other packages are not installed."""
+
+
+@_FORMATS.checks("date-time", raises=ValueError)
+def _is_time(value: object) -> bool:
+    """RFC 3339."""
+    return not isinstance(value, str) or bool(_TIME.fullmatch(value) and datetime.fromisoformat(value))
+
+
+@_FORMATS.checks("uri", raises=ValueError)
+def _is_uri(value: object) -> bool:
+    return not isinstance(value, str) or bool(urlsplit(value).scheme and not re.search(r"\s", value))
+
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+
+
 def mistakes(event: dict[str, Any], schemas: Registry[Any]) -> Iterator[str]:
     """Where an event, or a facet in it, is not what the schema says that it names as its own.
 
     Raises referencing.exceptions.Unresolvable when a schema cannot be read.
     """
-    yield from _invalid(event, event["schemaURL"], "event", schemas)
+    for place, part, schema in stated_schemas(event):
+        validator = Draft202012Validator({"$ref": schema}, registry=schemas, format_checker=_FORMATS)
+        for error in validator.iter_errors(part):
+            yield f"{place}{error.json_path[1:]}: {error.message}"
+
+
+def stated_schemas(event: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """The event and its facets: place, what is there, and the URL of the schema that it names as its own."""
+    yield "event", event, event["schemaURL"]
     parts = {"run": event["run"], "job": event["job"]}
     for side in ("inputs", "outputs"):
         parts |= {f"{side}[{number}]": dataset for number, dataset in enumerate(event[side])}
     for place, part in parts.items():
         for name, facet in part.get("facets", {}).items():
-            yield from _invalid(facet, facet["_schemaURL"], f"{place}.facets.{name}", schemas)
-
-
-def _invalid(value: object, schema: str, place: str, schemas: Registry[Any]) -> Iterator[str]:
-    validator = Draft202012Validator(
-        {"$ref": schema}, registry=schemas, format_checker=Draft202012Validator.FORMAT_CHECKER
-    )
-    for error in validator.iter_errors(value):
-        yield f"{place}{error.json_path[1:]}: {error.message}"
+            yield f"{place}.facets.{name}", facet, facet["_schemaURL"]
