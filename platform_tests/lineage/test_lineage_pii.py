@@ -137,3 +137,28 @@ def test_a_sum_stops_a_mark_unless_it_may_be_one_persons(statement: str, stops: 
     result = spread(Graph(edges), {("p.d.t", "e"): "salary", ("p.d.t", "phone"): "phone"})
     assert [one.mark for one in result.stopped] == (["salary"] if stops else [])
     assert (("p.d.o", "x") in [one.node for one in result.findings]) is not stops
+
+
+def test_what_was_encrypted_is_personal_again_where_it_is_decrypted() -> None:
+    secret = "AEAD.ENCRYPT(keyset, email, '')"
+    graph = Graph(
+        [
+            edge("p.a.users.email", "p.b.users.secret", "TRANSFORMATION", secret),
+            edge("p.b.users.secret", "p.c.copy.secret"),
+            edge("p.c.copy.secret", "p.c.clear.email", "TRANSFORMATION", "AEAD.DECRYPT_STRING(keyset, secret, '')"),
+            edge("p.c.clear.email", "p.d.mail.to_", "TRANSFORMATION", "LOWER(email)"),
+            edge("p.c.copy.secret", "p.d.counts.n", "AGGREGATION", "COUNT(DISTINCT secret)", True),
+            edge("p.a.users.email", "p.b.users.token", "TRANSFORMATION", "security.tokenize(email)"),
+            edge("p.b.users.token", "p.d.shown.email", "TRANSFORMATION", "security.detokenize(token)"),
+            edge("p.a.users.email", "p.b.users.hashed", "TRANSFORMATION", "SHA256(CONCAT(@salt, email))", True),
+            edge("p.b.users.hashed", "p.d.never.x", "TRANSFORMATION", "DETERMINISTIC_DECRYPT_STRING(k, hashed, '')"),
+        ]
+    )
+    result = spread(graph, {("p.a.users", "email"): "email"})
+    assert {one.node for one in result.findings} == {
+        ("p.c.clear", "email"),
+        ("p.d.mail", "to_"),
+        ("p.d.shown", "email"),
+    }
+    assert {one.edge.target[1] for one in result.stopped} == {"secret", "token", "hashed"}
+    assert [len(one.path) for one in result.findings if one.node == ("p.d.mail", "to_")] == [4]

@@ -37,7 +37,7 @@ _HASHES: tuple[type[exp.Expr], ...] = (
 class MaskingPolicy:
     """What takes the person out of a value.
 
-    `functions`: names, with or without their dataset, of functions that tokenise or encrypt. `salted_hashes`: a hash counts
+    `functions`: names, with or without their dataset, of functions that tokenise or encrypt; `reveals`: of those that undo it. `salted_hashes`: a hash counts
     when something secret goes into it beside the value (a literal does not hide: it is in the query log; a parameter, a variable or another
     column does). `unsalted_hashes`: any hash counts. `counts`: aggregate functions whose result holds no value. `aggregates`: those
     whose result shows no single value unless the group is one person's, which it is when grouped by marked data or by a column named in
@@ -45,6 +45,9 @@ class MaskingPolicy:
     """
 
     functions: frozenset[str] = frozenset({"aead.encrypt", "deterministic_encrypt", "tokenize"})
+    reveals: frozenset[str] = frozenset(
+        {"decrypt_string", "decrypt_bytes", "deterministic_decrypt_string", "deterministic_decrypt_bytes", "detokenize"}
+    )
     salted_hashes: bool = True
     unsalted_hashes: bool = False
     counts: frozenset[str] = frozenset({"count", "countif", "approx_distinct"})
@@ -112,23 +115,46 @@ def spread(graph: Graph, marks: Mapping[Node, str], policy: MaskingPolicy | None
 def _spread(graph: Graph, marks: Mapping[Node, str], policy: Callable[[StoredEdge], MaskingPolicy]) -> Spread:
     result = Spread()
     for origin, mark in marks.items():
-        seen = {origin}
-        waiting = deque([Reached(origin, 0, None, None)])
+        # Encrypted data is followed unseen: where it is decrypted, the mark is there again.
+        seen = {(origin, False)}
+        waiting = deque([(Reached(origin, 0, None, None), False)])
         while waiting:
-            at = waiting.popleft()
+            at, hidden = waiting.popleft()
             for edge, node in graph.steps(at.node, True, False):
-                if node in seen:
+                if (node, False) in seen:
                     continue
-                why = masked_by(edge, policy(edge))
-                if why is not None:
-                    result.stopped.append(Stopped(edge, mark, origin, why))
+                if hidden:
+                    becomes_hidden = not _reveals(edge.expression, policy(edge).reveals)
+                else:
+                    why = masked_by(edge, policy(edge))
+                    if why is not None:
+                        result.stopped.append(Stopped(edge, mark, origin, why))
+                        if not why.startswith("function"):
+                            continue
+                    becomes_hidden = why is not None
+                if (node, becomes_hidden) in seen:
                     continue
-                seen.add(node)
+                seen.add((node, becomes_hidden))
                 reached = Reached(node, at.depth + 1, edge, at)
-                path = tuple(step.edge for step in reached.path if step.edge is not None)
-                result.findings.append(Finding(node, mark, origin, path))
-                waiting.append(reached)
+                waiting.append((reached, becomes_hidden))
+                if not becomes_hidden:
+                    path = tuple(step.edge for step in reached.path if step.edge is not None)
+                    result.findings.append(Finding(node, mark, origin, path))
     return result
+
+
+@lru_cache(maxsize=100_000)
+def _reveals(expression: str, functions: frozenset[str]) -> bool:
+    try:
+        tree = parse_expression(f"[{expression}]")
+    except SyntaxProblem:
+        return False
+    return any(_is_one_of(_function_name(node), functions) for node in tree.find_all(exp.Func))
+
+
+def _is_one_of(name: str, functions: frozenset[str]) -> bool:
+    """With or without its dataset."""
+    return bool(name) and (name in functions or name.rpartition(".")[2] in functions)
 
 
 def masked_by(edge: StoredEdge, policy: MaskingPolicy) -> str | None:
@@ -159,7 +185,7 @@ def _why(column: exp.Expr, tree: exp.Expr, policy: MaskingPolicy) -> str | None:
         if at.find_ancestor(exp.Query) is not None and at is column:
             return None  # inside a sub-query: not told from the text
         name = _function_name(at)
-        if name and (name in policy.functions or name.rpartition(".")[2] in policy.functions):
+        if _is_one_of(name, policy.functions):
             return f"function {name}"
         if isinstance(at, exp.AggFunc) and (at.key in policy.counts or at.key in policy.aggregates):
             return f"aggregate {at.key}"
