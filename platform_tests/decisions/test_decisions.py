@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from dataplatform.decisions.answers import KEEP_HOURS
 from dataplatform.decisions.backtests import Backtests
 from dataplatform.decisions.http import Door
 from dataplatform.decisions.judge import BadRequestError, Record, record_of, replay
@@ -780,3 +781,29 @@ def test_sqlites_log_stays_short_and_nobody_who_commits_tidies_it(tmp_path, monk
     grown, record, after = asyncio.run(run())
     assert grown > 4_100_000 and after <= grown and record is not None
     assert sum(file.stat().st_size for file in (tmp_path / "fraud").glob("answers.sqlite")) > 5_000_000
+
+
+def test_old_request_ids_are_forgotten_a_few_at_a_time(tmp_path):
+    """Two go for each that comes, so that nobody waits for many; what was never landed stays."""
+    answers = direct(tmp_path).answers
+    now = datetime.now(UTC)
+    old = now - timedelta(hours=KEEP_HOURS, minutes=1)
+
+    async def keep(names, received):
+        await asyncio.gather(*(answers.keep(name, b"d", b"{}", received, 60.0) for name in names))
+
+    def kept():
+        return [name for (name,) in answers._reader.execute("SELECT request_id FROM kept ORDER BY id")]
+
+    async def run():
+        await keep([f"old{n}" for n in range(100)], old)
+        await keep(["young"], now - timedelta(hours=KEEP_HOURS - 1))
+        await keep(["first"], now)
+        seen = kept()
+        for turn in range(5):
+            await keep([f"new{turn}-{n}" for n in range(20)], now)
+        return seen, kept()
+
+    seen, after = asyncio.run(run())
+    assert 94 <= sum(name.startswith("old") for name in seen) <= 98
+    assert after[:2] == ["young", "first"] and len(after) == 102

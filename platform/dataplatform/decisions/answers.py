@@ -30,10 +30,10 @@ MAX_WAITING = 20_000
 """Decisions that may wait for the disk; more are answered 503."""
 _ROWS = 64
 """Rows of one INSERT."""
-_FORGET_SECONDS = 1.0
-_FORGET_ROWS = 5_000
-"""At most so many ids are forgotten at a time: who waits for an answer does not wait for that."""
-_CHECKPOINT_SECONDS = 0.5
+_FORGET_EACH = 2
+"""For every id that comes so many may be forgotten: all that are old go, and nobody waits for many at once."""
+_CHECKPOINT_SECONDS = 0.1
+"""While a part of the log goes to the disk, what is landed waits for the disk as well: often and short, not seldom and long."""
 _MOST_LOG_BYTES = 64 << 20
 """SQLite's log is begun anew beyond this; until then nobody waits for its pages to be written to the file."""
 _LANDED = 0
@@ -109,7 +109,6 @@ class Answers:
         self.commits = 0
         self._committing: list[_Waiting] = []
         self._sweep: asyncio.TimerHandle | None = None
-        self._forgotten = 0.0
 
     def _connect(self) -> sqlite3.Connection:
         database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
@@ -228,9 +227,7 @@ class Answers:
                     kept += [self._winner(each) for each in part]
                 if row.rowcount:
                     last = row.lastrowid or last
-            if time.monotonic() - self._forgotten > _FORGET_SECONDS:
-                self._forgotten = time.monotonic()
-                database.execute(_FORGET, (_FORGET_ROWS, self._clock() - KEEP_HOURS * 3_600_000_000))
+            database.execute(_FORGET, (_FORGET_EACH * len(batch), self._clock() - KEEP_HOURS * 3_600_000_000))
             database.execute("COMMIT")
         except BaseException:
             database.execute("ROLLBACK")
