@@ -192,6 +192,10 @@ class Expressions:
                 return self._walk(value, parts, 1)
         if first in scope.variables:
             return self._walk(scope.variables[first], parts, 1)
+        if len(parts) > 1 and scope.is_named_outside(first):
+            return (
+                None  # `t.a` is the outer table's column sooner than a field of a column that an unknown table may have
+            )
         value = scope.local_guess(first)
         return None if value is None else self._walk(value, parts, 1)
 

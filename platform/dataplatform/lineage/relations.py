@@ -261,6 +261,15 @@ class Scope:
                 return value
         return None
 
+    def is_named_outside(self, name: str) -> bool:
+        """Whether a scope around this one has a table or variable of that name."""
+        at = self.parent
+        while at is not None:
+            if name in at.ranges:
+                return True
+            at = at.parent
+        return False
+
     def local_guess(self, name: str) -> Value | None:
         """A column that tables without a schema may have."""
         for openness in (OPEN, WEAKLY_OPEN):
