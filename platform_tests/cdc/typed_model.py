@@ -23,16 +23,11 @@ def model_value(node: Node, value: Any, left: dict[str, Any], path: tuple[str, .
             left[pointer(path)] = value
             return []
         inside: dict[str, Any] = {}
-        result = []
-        for element in value:
-            held = model_one(node, element, inside, ())
-            if held is None:
-                inside[""] = element
-            else:
-                result.append(held)
-        if inside:
-            left[pointer(path)] = value
-        return result
+        result = [model_one(node, element, inside, (*path, str(number))) for number, element in enumerate(value)]
+        if None in result:
+            inside = {pointer(path): value}
+        left |= inside
+        return [held for held in result if held is not None]
     held = model_one(node, value, left, path)
     if held is None:
         left[pointer(path)] = value

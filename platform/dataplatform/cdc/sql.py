@@ -160,51 +160,64 @@ def unmapped_sql(root: Node, source: str, alias: str | None = None) -> str:
 
     `alias`: of a table that has the fields of the first level as columns (`field_columns`); else they are read from `source`.
     """
-    items = [_strays(root, source, ())] if _may_stray(root) else []
+    items = [_strays(root, source, text('"/'), document=True)] if _may_stray(root) else []
     for number, child in enumerate(root.fields):
         field, path = (source, (child.key,)) if alias is None else (f"{alias}._f{number}", ())
-        for test, below, strays in _failures(child, field, path, 0):
-            here, value = (below if alias is None else (child.key, *below)), _query(field, below)
-            if strays is not None:
-                items.append(_strays(strays, value, here))
-            else:
-                items.append(f"IF({test}, [CONCAT({text(_name(pointer(here)) + ':')}, {value})], [])")
+        items += _left_over(child, field, path, "", (child.key,), 0)
     if not items:
         return "CAST(NULL AS JSON)"
-    listed = ",\n      ".join(items)
-    array = f"ARRAY_CONCAT(\n      {listed})" if len(items) > 1 else listed
-    return f"PARSE_JSON(NULLIF(CONCAT('{{', ARRAY_TO_STRING({array}, ','), '}}'), '{{}}'))"
+    return f"PARSE_JSON(NULLIF(CONCAT('{{', RTRIM({_joined(items)}, ','), '}}'), '{{}}'))"
 
 
-def _failures(
-    node: Node, source: str, path: tuple[str, ...], depth: int
-) -> Iterator[tuple[str, tuple[str, ...], Node | None]]:
-    """(condition, path, node) for every part below `source` that can be left over. With a node, it is that object's keys without
-    a column that are; else the part is, as a whole, which a list always is."""
+def _left_over(
+    node: Node, source: str, path: tuple[str, ...], head: str, names: tuple[str, ...], depth: int
+) -> Iterator[str]:
+    """Texts of the members of `_unmapped` (`"<pointer>":<value>,` one after the other) for what no column holds at `path` below
+    `source` and further down.
+
+    The pointer is `head` (expression of its first part, with the quote before it; empty for the document) followed by `names`. Of a
+    list of objects each object's members stand by its index. A list with anything else that does not fit stands there whole, for its
+    column leaves that out, and the indexes of the two differ.
+    """
     query = _query(source, path)
+    there = f"COALESCE({query}, 'null') != 'null'"
+    whole = f"CONCAT({_label(head, names, '":')}, {query}, ',')"
     if node.type == "JSON":
         return
     if node.repeated:
-        element = f"u{depth}"
+        element, offset = f"u{depth}", f"p{depth}"
+        elements = f"UNNEST({_elements(source, path)}) AS {element}"
+        held = is_object(element) if node.type == "STRUCT" else f"({_scalar(node, element, ())} IS NOT NULL)"
+        odd = (
+            f"{there} AND (NOT STARTS_WITH({query}, '[') OR EXISTS(SELECT 1 FROM {elements} WHERE {held} IS NOT TRUE))"
+        )
+        inside = []
         if node.type == "STRUCT":
-            tests = [f"{is_object(element)} IS NOT TRUE"]  # NULL, for a null element
-            if _may_stray(node):
-                tests.append(_has_strays(node, element, depth))
+            here = f"CONCAT({_label(head, names, '/')}, CAST({offset} AS STRING))"
+            inside = [_strays(node, element, f"CONCAT({here}, '/')")] if _may_stray(node) else []
             for child in node.fields:
-                tests += [test for test, _, _ in _failures(child, element, (child.key,), depth + 1)]
-            bad = " OR ".join(f"({test})" for test in tests)
-        else:
-            bad = f"{_scalar(node, element, ())} IS NULL"
-        inside = f"EXISTS(SELECT 1 FROM UNNEST({_elements(source, path)}) AS {element} WHERE {bad})"
-        yield f"COALESCE({query}, 'null') != 'null' AND (NOT STARTS_WITH({query}, '[') OR {inside})", path, None
+                inside += _left_over(child, element, (child.key,), here, (child.key,), depth + 1)
+        found = f"ARRAY(SELECT {_joined(inside)} FROM {elements} WITH OFFSET AS {offset})" if inside else ""
+        yield f"IF({odd}, {whole}, {f"ARRAY_TO_STRING({found}, '')" if inside else "''"})"
     elif node.type == "STRUCT":
-        yield f"COALESCE({query}, 'null') != 'null' AND NOT {is_object(query)}", path, None
+        yield f"IF({there} AND NOT {is_object(query)}, {whole}, '')"
         if _may_stray(node):
-            yield _has_strays(node, query, depth), path, node
+            yield _strays(node, query, _label(head, names, "/"))
         for child in node.fields:
-            yield from _failures(child, source, (*path, child.key), depth)
+            yield from _left_over(child, source, (*path, child.key), head, (*names, child.key), depth)
     else:
-        yield f"COALESCE({query}, 'null') != 'null' AND {_scalar(node, source, path)} IS NULL", path, None
+        yield f"IF({there} AND {_scalar(node, source, path)} IS NULL, {whole}, '')"
+
+
+def _joined(items: Sequence[str]) -> str:
+    listed = ",\n      ".join(items)
+    return f"CONCAT(\n      {listed})" if len(items) > 1 else listed
+
+
+def _label(head: str, names: tuple[str, ...], end: str) -> str:
+    """Expression of a pointer in a JSON text, from its opening quote to `end`."""
+    rest = _name(pointer(names))[1:-1] + end
+    return f"CONCAT({head}, {text(rest)})" if head else text('"' + rest)
 
 
 def _may_stray(node: Node) -> bool:
@@ -212,18 +225,13 @@ def _may_stray(node: Node) -> bool:
     return node.closed or bool(node.hidden)
 
 
-def _strays(node: Node, source: str, path: tuple[str, ...]) -> str:
-    """Array of the members (`"<pointer>": <value>`) of an object, given by its canonical text, that no column holds."""
-    members, kept = _members(node, source, "m", document=not path)
+def _strays(node: Node, source: str, label: str, *, document: bool = False) -> str:
+    """Text of the members (`"<pointer>": <value>,`) of an object, given by its canonical text, that no column holds. `label`:
+    expression of the pointer up to its last slash, with the quote before it."""
+    members, kept = _members(node, source, "m", document=document)
     key = "REPLACE(REPLACE(" + _MEMBER_KEY.format(member="m") + ", '~', '~0'), '/', '~1')"
     value = f"SUBSTR(m, LENGTH({_MEMBER_KEY.format(member='m')}) + 1)"
-    prefix = text(_name(pointer(path) + "/")[:-1])
-    return f"ARRAY(SELECT CONCAT({prefix}, {key}, {value}) FROM {members} WHERE {kept})"
-
-
-def _has_strays(node: Node, source: str, depth: int) -> str:
-    members, kept = _members(node, source, f"m{depth}")
-    return f"EXISTS(SELECT 1 FROM {members} WHERE {kept})"
+    return f"ARRAY_TO_STRING(ARRAY(SELECT CONCAT({label}, {key}, {value}, ',') FROM {members} WHERE {kept}), '')"
 
 
 def _members(node: Node, source: str, alias: str, *, document: bool = False) -> tuple[str, str]:
