@@ -1,5 +1,6 @@
 """Fixtures of the whole suite: the embedded servers, started once a session (a worker, under pytest-xdist), and settings for a test."""
 
+import gc
 import os
 import pwd
 import shutil
@@ -239,6 +240,12 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'parameters.sqlite'}"
     server: Postgres = request.getfixturevalue("postgres")
     return server.new_database()
+
+
+def pytest_collection_finish() -> None:
+    """All that is imported stays to the end: the garbage collector need not walk through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

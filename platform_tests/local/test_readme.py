@@ -33,10 +33,12 @@ def project(tmp_path):
 @pytest.mark.timeout(400)
 def test_the_steps_from_a_new_event_to_a_column(project):
     blocks = BLOCK.findall((ROOT / "README.md").read_text())
-    assert len(blocks) == 5
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DATAPLATFORM_")}
     environment["DATAPLATFORM_FIRST_HOUR"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:00:00Z")
-    script = "set -eu\n.venv/bin/dataplatform up bigquery collector\n" + "\nsleep 1\n".join(blocks)
+    contract, sent_by_curl, sent_by_segment, caught_up, read = blocks
+    # A person's pace, where it matters: the collector notices a contract and closes its files within a second.
+    steps = [contract, "sleep 1", sent_by_curl, sent_by_segment, "sleep 1", caught_up, read]
+    script = "\n".join(["set -eu", ".venv/bin/dataplatform up bigquery collector", *steps])
     done = subprocess.run(
         ["bash", "-c", script], cwd=project, env=environment, capture_output=True, text=True, timeout=380, check=False
     )
