@@ -1,6 +1,8 @@
 """Tables become what their spec says, keep every row and column they have, and refuse what BigQuery could not do."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -139,3 +141,16 @@ def test_add_field(warehouse: Warehouse) -> None:
 
 def test_standard_type() -> None:
     assert standard_type(ITEMS) == "ARRAY<STRUCT<`sku` STRING, `size` STRUCT<`width` INT64>>>"
+
+
+def test_a_dataset_that_several_make_at_once(warehouse: Warehouse) -> None:
+    """As collections do that are applied side by side for the first time."""
+    together = Barrier(4)
+
+    def make(number: int) -> list[str]:
+        together.wait()
+        return ensure(warehouse, [TableSpec("made", f"t{number}", ({"name": "a", "type": "STRING"},))])
+
+    with ThreadPoolExecutor(4) as workers:
+        assert len(list(workers.map(make, range(4)))) == 4
+    assert len(warehouse.tables("made")) == 4

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -128,10 +129,15 @@ def standard_type(column: ColumnSpec) -> str:
     return f"ARRAY<{kind}>" if column.get("mode") == "REPEATED" else kind
 
 
+_one_dataset = threading.Lock()
+"""The embedded server fails those that make the same dataset at the same time."""
+
+
 def _create_dataset(warehouse: Warehouse, dataset: str) -> None:
     made = bigquery.Dataset(warehouse.dataset_id(dataset))
     made.location = warehouse.settings.location
-    warehouse.request(f"dataset {dataset}", lambda: warehouse.client.create_dataset(made, exists_ok=True))
+    with _one_dataset:
+        warehouse.request(f"dataset {dataset}", lambda: warehouse.client.create_dataset(made, exists_ok=True))
 
 
 def _create(warehouse: Warehouse, spec: TableSpec) -> list[str]:
