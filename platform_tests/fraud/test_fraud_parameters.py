@@ -236,6 +236,28 @@ def test_lists_with_expiry(database):
         store.put_entries("watched", [5], by="ed", reason="why")
 
 
+def test_the_log_says_which_entries_came_and_went(store):
+    """Lists are not in the Git copy: who was on one at some time is read from the log."""
+    store.put_entries("watched", ["a", "b"], by="ed", reason="Reported.", expires_at=4_102_444_800_000_000)
+    store.remove_entries("watched", ["b", "never there"], by="ed", reason="Mistake.")
+    removed, added = store.changes("watched")
+    assert (added["user"], added["what"], added["detail"]["values"]) == ("ed", "list_add", ["a", "b"])
+    assert added["detail"]["expires_at"].startswith("2100-01-01")
+    assert (removed["what"], removed["detail"]) == (
+        "list_remove",
+        {"entries": 1, "reason": "Mistake.", "values": ["b"]},
+    )
+
+
+def test_more_entries_than_a_statement_takes(store):
+    many = [f"account-{number:05}" for number in range(33_000)]
+    assert store.put_entries("watched", many[:1_200], by="ed", reason="A leak.") == 1_200
+    assert store.remove_entries("watched", many[1:], by="ed", reason="They were changed.") == 1_199
+    assert store.snapshot().lists["watched"] == {"account-00000"}
+    detail = store.changes("watched", limit=1)[0]["detail"]
+    assert (detail["entries"], len(detail["values"])) == (1_199, 1_000)
+
+
 def test_an_entry_twice_and_one_that_nothing_is_found_by(store):
     assert store.put_entries("watched", ["a", "a", "b"], by="ed", reason="Reported.") == 2
     assert store.put_entries("watched", ["b", "c"], by="ed", reason="Reported again.") == 2

@@ -10,7 +10,7 @@ import fcntl
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,9 +35,13 @@ ROLES: tuple[str, ...] = get_args(Role)
 """Each may do what those before it may."""
 MAX_LIST_ENTRY = 500
 MAX_TEXT = 10_000
+MAX_LOGGED = 1_000
+"""Entries of one change of a list that are in the log by their value; of more there is the number, and the first."""
 MAX_NAME = 200
 MAX_NUMBER = 2**31 - 1
 """The largest version or case that a database can be asked for."""
+_MOST_ASKED = 5_000
+"""Values in one statement; databases take some 30,000."""
 _LIST_CHANGES = ("list_add", "list_remove")
 _MIGRATION_LOCK = 7_305_001
 _migrating = threading.Lock()
@@ -470,12 +474,16 @@ class ParameterStore:
                 raise PlatformError("texts and numbers in one list", where=name, fix="give all entries one kind")
             self._check_kind(name, rows.values())
             extra = {"list": name, "expires_at": expires_at, "author": by, "reason": reason, "created_at": self.clock()}
-            if rows:
-                old = sa.delete(_entries).where(_entries.c.list == name, _entries.c.value == sa.bindparam("entry"))
-                connection.execute(old, [{"entry": value} for value in rows])
-                connection.execute(sa.insert(_entries), [row | extra for row in rows.values()])
+            for part in _parts(list(rows.values())):
+                values = [row["value"] for row in part]
+                connection.execute(sa.delete(_entries).where(_entries.c.list == name, _entries.c.value.in_(values)))
+            if rows:  # with RETURNING, because SQLAlchemy then sends many rows in one statement to PostgreSQL as well
+                made = sa.insert(_entries).returning(_entries.c.list)
+                connection.execute(made, [row | extra for row in rows.values()])
             self._raise_counter(connection)
-            self._log(connection, by, "list_add", name, None, {"entries": len(rows), "reason": reason})
+            expires = {} if expires_at is None else {"expires_at": time_text(expires_at)}
+            detail = {"entries": len(rows), "reason": reason, "values": list(rows)[:MAX_LOGGED]}
+            self._log(connection, by, "list_add", name, None, detail | expires)
         return len(rows)
 
     def remove_entries(self, name: str, values: list[object], *, by: str, reason: str) -> int:
@@ -489,13 +497,16 @@ class ParameterStore:
             in_it = sa.select(_entries.c.list).where(_entries.c.list == name).limit(1)
             if "\x00" in name or connection.execute(in_it).first() is None:
                 self._check_list(name)
-            texts = [text for value in values if "\x00" not in (text := str(value))]
-            removed = connection.execute(
-                sa.delete(_entries).where(_entries.c.list == name, _entries.c.value.in_(texts))
-            ).rowcount
+            texts = sorted({text for value in values if "\x00" not in (text := str(value))})
+            removed: list[str] = []
+            for part in _parts(texts):
+                these = (_entries.c.list == name, _entries.c.value.in_(part))
+                removed += connection.execute(sa.select(_entries.c.value).where(*these)).scalars()
+                connection.execute(sa.delete(_entries).where(*these))
             self._raise_counter(connection)
-            self._log(connection, by, "list_remove", name, None, {"entries": removed, "reason": reason})
-            return removed
+            detail = {"entries": len(removed), "reason": reason, "values": removed[:MAX_LOGGED]}
+            self._log(connection, by, "list_remove", name, None, detail)
+            return len(removed)
 
     # What the cases of the same database use.
 
@@ -643,6 +654,10 @@ def check_text(text: str, what: str, where: str, longest: int = MAX_TEXT) -> str
     if not text.strip() or len(text) > longest or "\x00" in text:
         raise PlatformError(f"{what} is empty or too long", where=where, fix=f"write 1 to {longest:,} characters")
     return text
+
+
+def _parts[T](values: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (values[start : start + _MOST_ASKED] for start in range(0, len(values), _MOST_ASKED))
 
 
 def _version(row: Any) -> ParameterVersion:
