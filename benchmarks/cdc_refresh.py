@@ -48,7 +48,7 @@ from dataplatform.warehouse.tables import TableSpec, ensure
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--documents", type=int, default=1_000_000)
-    parser.add_argument("--text", type=int, default=200, help="characters of text in a document")
+    parser.add_argument("--text", type=int, default=900, help="characters of text in a document; 900 make one of 1 KB")
     parser.add_argument("--merge-rows", type=int, nargs="*", default=[1_000_000, 10_000_000])
     parser.add_argument("--folder", type=Path, help="keep the data here, in two runs")
     arguments = parser.parse_args()
