@@ -33,7 +33,18 @@ def texts_of(body: bytes) -> list[bytes]:
     return [bytes(raw) for raw in events_of(body)]
 
 
-@given(st.lists(TEXTS, max_size=8), st.sampled_from([b"[%b]", b' {"batch" : [%b]}', b'{"batch":[%b],"sentAt":"x"} ']))
+FRAMES = st.sampled_from(
+    [
+        b"[%b]",
+        b' {"batch" : [%b]}',
+        b'{"batch":[%b],"sentAt":"x"} ',
+        b'{"writeKey":"k","batch":[%b],"sentAt":"x"}',
+        b'{"context" : {"batch":[1, "]"]} , "n":-1.5,"s":"\\"[", "\\u0062atch" : [%b]}',
+    ]
+)
+
+
+@given(st.lists(TEXTS, max_size=8), FRAMES)
 def test_every_event_is_given_as_its_own_text(texts: list[str], frame: bytes) -> None:
     events = [text.encode("utf-8", "surrogatepass") for text in texts]
     body = frame % b" ,\n".join(events)
@@ -48,11 +59,11 @@ def test_one_event_that_is_no_json_is_a_malformed_body(text: str) -> None:
     assert 0 < fault.value.offset < len(text)
 
 
-@given(st.lists(TEXTS | SPOILT, min_size=1, max_size=8), SPOILT, st.integers(0, 8))
-def test_an_event_that_is_no_json_is_cut_out_alone(texts: list[str], spoilt: str, place: int) -> None:
+@given(st.lists(TEXTS | SPOILT, min_size=1, max_size=8), SPOILT, st.integers(0, 8), FRAMES)
+def test_an_event_that_is_no_json_is_cut_out_alone(texts: list[str], spoilt: str, place: int, frame: bytes) -> None:
     texts.insert(min(place, len(texts)), spoilt)
     events = [text.encode() for text in texts]
-    assert texts_of(b"[" + b",".join(events) + b"]") == events
+    assert texts_of(frame % b",".join(events)) == events
 
 
 @given(st.binary(max_size=60) | st.text('[]{},":1 \\batch', max_size=40).map(str.encode))

@@ -13,7 +13,7 @@ from segment.analytics.client import Client
 
 from dataplatform.collector.bodies import Malformed
 from dataplatform.collector.problems import Refusal
-from dataplatform.collector.segment import EVENT_NAMES, event_of, messages_of
+from dataplatform.collector.segment import EVENT_NAMES, event_of, messages_of, write_key_of
 from dataplatform.contracts.load import load_contracts
 from dataplatform.events.verdict import Judge
 from platform_tests.collector.conftest import Running
@@ -97,6 +97,18 @@ def test_what_a_batch_says_counts_for_its_messages() -> None:
         {"type": "track", "event": "x", "sent_at": "own", "context": {"c": 1}},
         {"type": "track", "event": "y", "sent_at": "shared", "context": {"c": 1}},
     ]
+
+
+@pytest.mark.parametrize("spoilt", [b'{"a":NaN}', b'{"a":"half a pair \\ud83d"}'])
+@pytest.mark.parametrize(
+    "frame", [b'{"writeKey":"k","batch":[%b],"sentAt":"T"}', b'{"sentAt":"T","batch":[%b],"writeKey":"k"}']
+)
+def test_a_message_that_is_no_json_takes_nothing_from_its_batch(frame: bytes, spoilt: bytes) -> None:
+    messages = messages_of(b"\xef\xbb\xbf" + frame % (spoilt + b',{"event":"y"}'), None)
+    assert (messages.write_key, write_key_of(frame % spoilt)) == ("k", "k")
+    assert messages.events[0] == spoilt
+    assert json.loads(messages.events[1]) == {"event": "y", "sent_at": "T"}
+    assert messages_of(b'{"event":"y","writeKey":"k","properties":%b}' % spoilt, "track").write_key == "k"
 
 
 def test_too_many_messages_and_half_a_body() -> None:

@@ -36,6 +36,8 @@ _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+'
 _NEXT_BRACKET = re.compile(rb'[^"\[\]{}]*+(?:' + _STRING + rb'[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL)
 _NEXT_BRACKET_OR_COMMA = re.compile(rb'[^"\[\]{},]*+(?:' + _STRING + rb'[^"\[\]{},]*+)*+([\[\]{},])', re.DOTALL)
 _BATCH_KEY = re.compile(rb'"(?:b|\\u0062)(?:a|\\u0061)(?:t|\\u0074)(?:c|\\u0063)(?:h|\\u0068)"')
+_NEXT_KEY = re.compile(rb"(?:^\{|[ \t\r\n]*+,)[ \t\r\n]*+(" + _STRING + rb")[ \t\r\n]*+:[ \t\r\n]*+", re.DOTALL)
+_SCALAR = re.compile(_STRING + rb'|[^"\[\]{},]++', re.DOTALL)
 _ZEROS = re.compile(rb"\0*+")
 _BYTE = re.compile(r"\(byte (\d+)\)")
 _SPACE = b" \t\r\n"
@@ -231,14 +233,32 @@ def _cut_by_brackets(body: bytes) -> list[bytes] | None:
     return None if b"" in elements else elements
 
 
-_BATCH = re.compile(rb'\{[ \t\r\n]*"batch"[ \t\r\n]*:[ \t\r\n]*\[')
-
-
 def _array_begin(body: bytes) -> int | None:
+    """Where the elements begin: of the array, or of an object's `batch`, whatever keys stand before it; None where there is none."""
     if body[:1] == b"[":
         return 1
-    match = _BATCH.match(body)
-    return None if match is None else match.end()
+    at = 0
+    while (key := _NEXT_KEY.match(body, at)) is not None:
+        at = key.end()
+        if _BATCH_KEY.fullmatch(key[1]):
+            return at + 1 if body[at : at + 1] == b"[" else None
+        if key[1] in (b'"event"', b'"event_id"'):
+            return None
+        if body[at : at + 1] in (b"[", b"{"):
+            at = _balance(body, at)
+        else:
+            at = scalar.end() if (scalar := _SCALAR.match(body, at)) else -1
+        if at < 0:
+            return None
+    return None
+
+
+def frame_of(body: bytes) -> bytes:
+    """A batch without its elements, so that its other keys can be read where one of these is no JSON; else the body itself."""
+    body = body.removeprefix(_BOM).strip(_SPACE)
+    begin = _array_begin(body) if body[:1] == b"{" else None
+    end = -1 if begin is None else _balance(body, begin - 1)
+    return body if end < 0 else body[:begin] + body[end - 1 :]
 
 
 def _ends_well(body: bytes, end: int) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from ..events.sure import UNDECODABLE, has_each_key_once
-from .bodies import events_of
+from .bodies import events_of, frame_of
 
 EVENT_NAMES = {
     "identify": "identify_user_segment",
@@ -87,9 +87,9 @@ def messages_of(body: bytes, kind: str | None) -> Messages:
         raws, outer = [bytes(raw) for raw in events_of(body)], {}
         key = None
         for raw in raws:
-            key = key or _write_key(_keys_of(raw))
+            key = key or write_key_of(raw)
     else:
-        outer = _keys_of(body) or {}
+        outer = _keys_of(body) or _keys_of(frame_of(body)) or {}
         raws = [bytes(raw) for raw in events_of(body)]
         key = _write_key(outer)
     shared = {name: bytes(outer[name]) for name in _SHARED if name in outer} if "batch" in outer else {}
@@ -174,11 +174,16 @@ def _may_repeat(raw: bytes, keys: dict[str, Raw]) -> bool:
 
 
 def write_key_of(body: bytes) -> str | None:
-    """The `writeKey` of a body that is an object and has one."""
+    """The `writeKey` of a body that is an object and has one, even where something else in it is no JSON (NaN, half a pair)."""
     try:
         key = _keyed.decode(body).write_key
     except UNDECODABLE:
-        return None
+        try:
+            found = loads(frame_of(body))
+        except (ValueError, RecursionError):
+            return None
+        told = found.get("writeKey") if isinstance(found, dict) else None
+        return told if isinstance(told, str) else None
     return None if key is msgspec.UNSET else _write_key({"writeKey": key})
 
 
