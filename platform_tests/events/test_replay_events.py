@@ -1,6 +1,7 @@
 """Replay puts repaired rejections in their place, and changes nothing the second time."""
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from small_project import CLICK, HOUR, START, Project, click
 
 from dataplatform.errors import PlatformError
 from dataplatform.events.replay import Tally, replay
+from dataplatform.landing import hour_of
 
 
 @pytest.fixture
@@ -34,6 +36,16 @@ def test_a_mended_contract_takes_what_it_refused(project: Project) -> None:
     project.check()
     # Replay did what catch-up would have done.
     assert not [run for run in project.catch_up(START + 2 * HOUR).runs if run.due.start]
+
+
+def test_the_running_hour_is_replayed_where_it_was_closed_early(settings_for: Any, tmp_path: Path) -> None:
+    running = hour_of(datetime.now(UTC))
+    project = Project(settings_for(first_hour=running), tmp_path)
+    project.land(running, [click("a", place="map")])
+    assert project.catch_up(running + HOUR).ok
+    project.write("events/shop/click_item_shop.yaml", CLICK.replace("[list, detail]", "[list, detail, map]"))
+    replayed = replay("click_item_shop", running, settings=project.settings)
+    assert (replayed.before.rejected, replayed.after.accepted) == (1, 1)
 
 
 def test_what_cannot_be_replayed(project: Project) -> None:

@@ -89,7 +89,7 @@ class _Time(click.ParamType[datetime]):
 @click.option(
     "--since", required=True, type=_Time(), help="First received hour to judge anew (UTC where no offset is given)."
 )
-@click.option("--until", type=_Time(), help="End of the hours to judge anew, exclusive; by default now.")
+@click.option("--until", type=_Time(), help="End of the hours to judge anew, exclusive; by default all closed ones.")
 def replay(event: str, since: datetime, until: datetime | None) -> None:
     """Judge what was received by the contract of today, and put repaired rejections in their place."""
     from .replay import replay as replay_event

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import click
 
-from ..due import Due, ranges
+from ..due import HOUR, Due, ranges
 from ..errors import PlatformError
 from ..landing import hour_of
 from ..settings import Settings, get_settings
@@ -50,8 +50,9 @@ def replay(
 ) -> Replayed:
     """Judge the closed hours of `[since, until)` again by the event's present contract, as one Dagster run.
 
-    Times are received times, cut to hours; `until` defaults to now. Replaying twice changes nothing. Raises PlatformError
-    for an event without a contract, where none of the hours is closed, and where a run or a blocking check fails; ContractError where a contract does not hold.
+    Times are received times, cut to hours; without `until` every closed hour from `since` on is meant, the running one too
+    where it was closed early. Replaying twice changes nothing. Raises PlatformError for an event without a contract, where
+    none of the hours is closed, and where a run or a blocking check fails; ContractError where a contract does not hold.
     """
     from ..contracts.load import load_contracts
     from ..runs import bury_dead_runs, dagster_instance, execute
@@ -65,7 +66,7 @@ def replay(
         )
     stream = EventHours(settings, contracts.events)
     start = max(hour_of(since), stream.first_hour)
-    end = stream.last_end(until or datetime.now(UTC))
+    end = stream.last_end(until or datetime.now(UTC) + HOUR)
     closed = [hour for hour in stream.landing.manifests(start) if hour < end] if start < end else []
     if not closed:
         raise PlatformError(
