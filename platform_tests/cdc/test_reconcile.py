@@ -5,10 +5,11 @@ from collections.abc import Callable
 from datetime import date
 
 from bson import ObjectId
+from source_lab import Lab
 
 from dataplatform.cdc.buckets import bucket_of
 from dataplatform.cdc.extended_json import canonical
-from dataplatform.cdc.reconcile import PARTITIONS, _chosen, _documents_sql
+from dataplatform.cdc.reconcile import PARTITIONS, _chosen, _documents_sql, _source_counts
 from dataplatform.cdc.sql import text
 from dataplatform.settings import Settings
 from dataplatform.warehouse.client import Warehouse
@@ -46,3 +47,11 @@ def test_documents_are_read_of_short_ranges_in_few_partitions(settings_for: Call
     assert len(_chosen(small, 200, random.Random(1))) == len(small), "a small table is compared as a whole"
     everything = _documents_sql(warehouse, raw, sorted(sizes), sizes, random.Random(1), None)
     assert len(warehouse.query(everything).rows) == len(keys)
+
+
+def test_the_last_month_of_object_ids_has_no_end(lab: Lab) -> None:
+    """Their four bytes of seconds end in February 2106."""
+    last = ObjectId("f" * 24)
+    lab.db.docs.insert_many([{"_id": last}, {"_id": ObjectId("0" * 24)}, {"_id": "text"}, {"_id": 7}])
+    months = [date.fromisoformat(bucket_of(canonical(one))) for one in (ObjectId("0" * 24), last)]
+    assert _source_counts(lab.db.docs, months) == {"1970-01-01": 1, "2106-02-01": 1, "other": 2}

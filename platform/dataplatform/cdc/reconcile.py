@@ -273,7 +273,9 @@ def _source_counts(collection: Any, buckets: Iterable[date]) -> dict[str, int]:
             continue
         start = datetime(bucket.year, bucket.month, 1, tzinfo=UTC)
         end = datetime(bucket.year + bucket.month // 12, bucket.month % 12 + 1, 1, tzinfo=UTC)
-        limits = {"$gte": ObjectId.from_datetime(start), "$lt": ObjectId.from_datetime(end)}
+        limits = {"$gte": ObjectId.from_datetime(start)}
+        if end.timestamp() < 2**32:  # the month in which an ObjectId's seconds run out has no end
+            limits["$lt"] = ObjectId.from_datetime(end)
         counts[bucket.isoformat()] = collection.count_documents({"_id": limits})
     counts["other"] = collection.count_documents({}) - sum(counts.values())
     return counts
