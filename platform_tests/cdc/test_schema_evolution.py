@@ -117,6 +117,21 @@ def test_five_lines_are_a_contract(tmp_path: Path) -> None:
         load_collections(tmp_path)
 
 
+def test_names_that_mongodb_has_not_are_the_files_mistake(tmp_path: Path) -> None:
+    """The driver refuses them when they are used, and the other collections with them. A slash is no part of a file's name."""
+    folder = tmp_path / "collections"
+    folder.mkdir()
+    names = ("my db", "c"), ("b", "a..b"), ("b", "$c"), ("b", ".c"), ("b", "c."), ("b", "a/b"), ("B-é", "Odd name-é.1")
+    for number, (database, collection) in enumerate(names):
+        lines = f"connection: a\ndatabase: '{database}'\ncollection: '{collection}'\nowner: d\ndescription: e\n"
+        file = folder / f"{database}.{collection}.yaml".replace("/", "_")
+        file.write_text(lines)
+        assert len(list(folder.iterdir())) == number + 1
+    good, problems = load_collections_leniently(tmp_path)
+    assert set(good.contracts) == {"b.a/b", "B-é.Odd name-é.1"}
+    assert [problem.code for problem in problems] == ["bad_name"] * 5
+
+
 def test_a_flood_of_keys_does_not_keep_later_fields_from_their_columns() -> None:
     """One document with thousands of keys closes the schema; a field that enough documents have still gets a column."""
     root = grown(schema.empty(), [{"a": 1, "m": {"x": 1}}]).root

@@ -3,6 +3,7 @@
 collections/<database>.<collection>.yaml   one contract a file
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,9 @@ COLLECTIONS_FOLDER = "collections"
 
 type ColumnType = Literal["STRING", "INT64", "FLOAT64", "NUMERIC", "BOOL", "TIMESTAMP", "BYTES", "JSON"]
 _Text = Annotated[str, StringConstraints(min_length=1)]
+_NO_DATABASE = re.compile(r'[\x00/\\. "$]')
+_NO_COLLECTION = re.compile(r"[\x00$]|\.\.|^\.|\.$")
+"""What is in no name of MongoDB's: the driver refuses such a name when it is used, which would stop the other collections."""
 
 
 class CollectionField(BaseModel):
@@ -141,7 +145,17 @@ def _parse(file: Path, document: Document) -> tuple[CollectionContract | None, l
         contract = CollectionContract.model_validate(document.data)
     except ValidationError as error:
         return None, mistakes_of(error, file, document, CollectionContract, "a collection's contract", "docs/cdc.md")
-    expected = f"{contract.namespace}.yaml"
+    for key, name, refused in (
+        ("database", contract.database, _NO_DATABASE),
+        ("collection", contract.collection, _NO_COLLECTION),
+    ):
+        if refused.search(name):
+            message, fix = (
+                f"`{name}` is no name that MongoDB gives a {key}",
+                f"write the {key}'s name as the source has it",
+            )
+            problems.append(Problem(file, document.line_of((key,)), key, "bad_name", message, fix))
+    expected = f"{contract.namespace}.yaml".replace("/", "_")
     if file.with_suffix(".yaml").name != expected:
         fix = f"rename the file to {expected}"
         problems.append(Problem(file, 1, "", "wrong_file_name", f"the contract is of {contract.namespace}", fix))
