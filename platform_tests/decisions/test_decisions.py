@@ -5,6 +5,7 @@ import json
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -202,6 +203,7 @@ def test_an_explanation_and_a_replay_from_the_record(running):
         (b'{"request_id": "x", "event": "e", "entities": {"ok": "a", "sender": 5}}', 422, "/entities/sender"),
         (b'{"request_id": "x", "event": "e", "entities": {"a/b~": null}}', 422, "/entities/a~1b~0"),
         (b'{"request_id": "x", "event": "e", "entities": []}', 422, "/entities"),
+        (b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"amount": 1e400}}', 422, "/facts"),
         (b'{"request_id": "x", "event": "e", "deadline_ms": 1.5}', 422, "/deadline_ms"),
         (b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"amount": "5000"}}', 422, "/facts/amount"),
         (b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"amuont": 5}}', 422, "/facts/amuont"),
@@ -625,14 +627,44 @@ def test_a_slow_disk_does_not_keep_the_person_waiting(tmp_path):
         began = time.perf_counter()
         first = json.loads(await service.decide(content, "test"))
         took = time.perf_counter() - began
-        second = json.loads(await service.decide(content, "test"))
+        again = await service.decide(content, "test")
+        took_again = time.perf_counter() - began
+        patient = msgspec.json.encode(body("slow disk") | {"deadline_ms": 5000})
+        second = json.loads(await service.decide(patient, "test"))
         await service.stop()
-        return first, second, took
+        return first, json.loads(again), second, took, took_again
 
-    first, second, took = asyncio.run(run())
-    assert took < 0.2
+    first, again, second, took, took_again = asyncio.run(run())
+    assert took < 0.2 and took_again < 0.25
     assert first["landed"] is False and second["landed"] is True
     assert first | {"landed": True} == second
+    assert again == first
+
+
+def test_an_answer_that_was_given_is_made_durable_although_its_database_refuses_at_first(tmp_path):
+    service = direct(tmp_path)
+    original = service.answers._store
+    refusals = [sqlite3.OperationalError("database is locked")] * 2
+
+    def refusing(batch, landed):
+        if batch and refusals:
+            time.sleep(0.1)
+            raise refusals.pop()
+        return original(batch, landed)
+
+    service.answers._store = refusing
+
+    async def run():
+        await service.start()
+        first = json.loads(await service.decide(msgspec.json.encode(body("given") | {"deadline_ms": 40}), "test"))
+        second = json.loads(await service.decide(msgspec.json.encode(body("given") | {"deadline_ms": 9000}), "test"))
+        await service.stop()
+        return first, second
+
+    first, second = asyncio.run(run())
+    assert first["landed"] is False
+    assert second == first | {"landed": True}
+    assert len(Service(tmp_path).landed()["given"]) == 1
 
 
 def test_answers_that_sqlite_lost_with_the_power_come_back_from_the_landing(tmp_path):

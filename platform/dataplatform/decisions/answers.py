@@ -24,6 +24,8 @@ KEEP_HOURS = 72
 """How long a request id is remembered."""
 SWEEP_SECONDS = 0.005
 """How often deadlines are looked at."""
+RETRY_SECONDS = 0.1
+"""How long after SQLite refused an answer that a person has already, it is tried again."""
 READ_BACK_HOURS = 2
 """SQLite makes its writes durable every few thousand; two hours of traffic are more than that, or few enough to read."""
 MAX_WAITING = 20_000
@@ -106,6 +108,9 @@ class Answers:
         """Records whose landing failed: they go with the next ones."""
         self._running = False
         self._flying: dict[str, asyncio.Future[Kept]] = {}
+        self._late: dict[str, Kept] = {}
+        """What was answered before it was durable: the same again, until it is."""
+        self._closing = False
         self.commits = 0
         self._committing: list[_Waiting] = []
         self._sweep: asyncio.TimerHandle | None = None
@@ -123,9 +128,20 @@ class Answers:
         row = self._row(request_id)
         return None if row is None else row[1]
 
-    def flying(self, request_id: str) -> "asyncio.Future[Kept] | None":
-        """The answer that is being made durable, of a request that comes a second time meanwhile."""
-        return self._flying.get(request_id)
+    def flying(self, request_id: str, wait_seconds: float) -> "asyncio.Future[Kept] | None":
+        """The answer that is being made durable, of a request that comes a second time meanwhile.
+
+        After `wait_seconds` it is the one that was given already, not landed.
+        """
+        flying, late = self._flying.get(request_id), self._late.get(request_id)
+        if flying is None or late is None:
+            return flying
+        return asyncio.ensure_future(self._within(flying, late, wait_seconds))
+
+    async def _within(self, flying: "asyncio.Future[Kept]", late: Kept, wait_seconds: float) -> Kept:
+        with suppress(TimeoutError):
+            return await asyncio.wait_for(asyncio.shield(flying), max(wait_seconds, 0.0))
+        return late
 
     def keep(
         self, request_id: str, digest: bytes, record: bytes, received: datetime, wait_seconds: float
@@ -154,8 +170,10 @@ class Answers:
             batch, self._waiting = self._waiting, []
             self._committing = batch
             again, self._to_land = self._to_land, []
+            stored = False
             try:
                 kept, last = await loop.run_in_executor(self._thread, self._store, batch, self._landed)
+                stored = True
                 again += [
                     (one.record, each.received) for each, (to_land, one) in zip(batch, kept, strict=True) if to_land
                 ]
@@ -164,23 +182,38 @@ class Answers:
                 await self.writer.commit()
             except Exception as error:
                 self._to_land = again
+                given = [] if stored else [each for each in batch if each.request_id in self._late]
+                if self._closing:  # the next start reads them out of the landing
+                    self._to_land += [(each.record, each.received) for each in given]
+                elif given:
+                    self._waiting = given + self._waiting
+                retried = set() if self._closing else {each.request_id for each in given}
                 for each in batch:
-                    self._flying.pop(each.request_id, None)
+                    if each.request_id in retried:
+                        continue
+                    self._no_longer_flies(each)
                     if not each.future.done():
                         each.future.set_exception(BusyError(str(error)))
                         each.future.exception()
+                if retried:
+                    self._committing = []
+                    await asyncio.sleep(RETRY_SECONDS)
                 continue
             self.commits += 1
             self._landed = max(self._landed, last)
             for each, (_, one) in zip(batch, kept, strict=True):
-                self._flying.pop(each.request_id, None)
+                self._no_longer_flies(each)
                 if not each.future.done():
                     each.future.set_result(one)
         self._committing = []
         self._running = False
 
+    def _no_longer_flies(self, waiting: _Waiting) -> None:
+        self._flying.pop(waiting.request_id, None)
+        self._late.pop(waiting.request_id, None)
+
     def _answer_late(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Answer those whose deadline has come; they go on being made durable, and who asks again waits for that."""
+        """Answer those whose deadline has come; they go on being made durable, also where SQLite refuses at first."""
         now = loop.time()
         for each in (*self._committing, *self._waiting):
             if each.late_at <= now and not each.future.done():
@@ -188,9 +221,11 @@ class Answers:
                 if earlier is not None and earlier[0] != each.digest:
                     continue  # a repetition of another process's request: only that one's answer will do
                 if earlier is not None and earlier[1] != each.record:
-                    each.future.set_result(Kept(*earlier, mine=False, landed=False))
+                    late = Kept(*earlier, mine=False, landed=False)
                 else:
-                    each.future.set_result(Kept(each.digest, each.record, mine=True, landed=False))
+                    late = Kept(each.digest, each.record, mine=True, landed=False)
+                each.future.set_result(late)
+                self._late[each.request_id] = late
                 each.future = self._flying[each.request_id] = loop.create_future()
                 each.late_at = now + 3600.0
         busy = self._committing or self._waiting
@@ -302,6 +337,7 @@ class Answers:
 
     async def close(self) -> None:
         """Answer all who wait, finish the files."""
+        self._closing = True
         while self._running or self._waiting:
             await asyncio.sleep(0.005)
         for record, received in self._to_land:

@@ -17,7 +17,7 @@ import msgspec
 
 from ..fraud.catalog import Catalog
 from ..fraud.compiled import Decide, Outcome, compile_policy
-from ..fraud.document import suggestion
+from ..fraud.document import shown, suggestion
 from ..fraud.expression import print_expression
 from ..fraud.fact_types import TypedPolicy, list_entries
 from ..fraud.facts import FactProblem, pointer
@@ -321,10 +321,14 @@ def _shape_problems(body: bytes, told: str) -> list[FactProblem]:
     if path.startswith(".entities["):  # which one is not told
         keys = msgspec.json.decode(body)["entities"]
         return [
-            FactProblem(pointer("entities", role), "wrong_type", message, "send the key as a text, in quotes")
+            FactProblem(
+                pointer("entities", role), "wrong_type", f"{shown(key)} is no key", "send it as a text, in quotes"
+            )
             for role, key in keys.items()
             if not isinstance(key, str)
         ]
+    path, inner, _ = path.partition("[")  # inside of a mapping it is not told where
+    fix = "leave the fact out where it is not known" if inner else fix
     return [FactProblem(path.rstrip("`").replace(".", "/"), "wrong_type", message, fix)]
 
 

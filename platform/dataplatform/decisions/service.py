@@ -109,19 +109,19 @@ class DecisionService:
         request = read_request(body)
         digest = digest_of_request(request.event, request.entities, request.facts)
         answers = self.answers
-        flying = answers.flying(request.request_id)
-        if flying is not None:
-            flying.add_done_callback(partial(self._repeated, request.request_id, digest, done))
-            return
         bench = self.benches.by_event.get(request.event)
         if bench is None:
             near = suggestion(request.event, self.benches.by_event)
             fix = f"write {near}" if near else f"one of {', '.join(self.benches.by_event)}"
             problem = FactProblem("/event", "unknown_event", f"no policy judges {request.event}", fix)
             raise BadRequestError(422, "The request has mistakes.", [problem])
+        deadline = (request.deadline_ms or bench.typed.policy.deadline_ms) / 1000
+        flying = answers.flying(request.request_id, deadline)
+        if flying is not None:
+            flying.add_done_callback(partial(self._repeated, request.request_id, digest, done))
+            return
         given = read_given(bench, request)
         now = datetime.now(UTC)
-        deadline = (request.deadline_ms or bench.typed.policy.deadline_ms) / 1000
         facts, down = look_up(bench, request, self.sources, time.time_ns() // 1000, started + deadline)
         facts |= given
         spent = time.perf_counter() - started
