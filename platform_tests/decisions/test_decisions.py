@@ -203,6 +203,8 @@ def test_an_explanation_and_a_replay_from_the_record(running):
         (b'{"request_id": "x", "event": "e", "entities": {"ok": "a", "sender": 5}}', 422, "/entities/sender"),
         (b'{"request_id": "x", "event": "e", "entities": {"a/b~": null}}', 422, "/entities/a~1b~0"),
         (b'{"request_id": "x", "event": "e", "entities": []}', 422, "/entities"),
+        (b'{"request_id": "x", "event": "e", "entities": {"sender": 5}, "facts": {"amount": 1e400}}', 400, None),
+        (b'{"request_id": "x", "event": "e", "entities": {"sender": 5}, "facts": {"amount": NaN}}', 400, None),
         (b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"amount": 1e400}}', 422, "/facts"),
         (b'{"request_id": "x", "event": "e", "deadline_ms": 1.5}', 422, "/deadline_ms"),
         (b'{"request_id": "x", "event": "send_transfer_pay", "facts": {"amount": "5000"}}', 422, "/facts/amount"),

@@ -319,7 +319,10 @@ def _shape_problems(body: bytes, told: str) -> list[FactProblem]:
         return [FactProblem(place, "missing", message, "add it")]
     fix = "see /openapi.json"
     if path.startswith(".entities["):  # which one is not told
-        keys = msgspec.json.decode(body)["entities"]
+        try:
+            keys = msgspec.json.decode(body)["entities"]
+        except msgspec.DecodeError as error:  # of what stands behind the entities
+            raise BadRequestError(400, f"The body is no JSON: {error}") from None
         return [
             FactProblem(
                 pointer("entities", role), "wrong_type", f"{shown(key)} is no key", "send it as a text, in quotes"
