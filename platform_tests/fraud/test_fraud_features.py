@@ -423,6 +423,40 @@ def test_a_refund_is_counted_by_itself():
     assert (found["refunds_7d"], found["refunded_7d"], found["refunds_to_sent"]) == (1, None, 1.0)
 
 
+MONEY = parse_entity("""
+entity: user
+key: user_id
+features:
+  - {name: won_24h, event: send, aggregation: sum, of: amount, type: NUMERIC, window: 24h, where: currency = 'KRW'}
+  - {name: kept_24h, event: send, aggregation: sum, of: amount, type: NUMERIC, window: 24h, where: NOT status = 'cancelled'}
+  - {name: kept_to_won, aggregation: ratio, of: kept_24h, over: won_24h}
+""")
+
+
+def money(*events):
+    moment = Moment({}, "a", START + HOUR)
+    [found] = features_in_order(MONEY, list(events), [moment])
+    same(naive(MONEY, list(events), [moment]), [found])
+    return found
+
+
+def test_another_currency_and_a_missing_one_are_not_added_up():
+    sums = [("KRW", 5), ("JPY", 700), (None, 90)]
+    events = [send(str(n), START, amount=Decimal(n), currency=each, status="sent") for each, n in sums]
+    assert money(*events)["won_24h"] == 5
+
+
+def test_a_cancelled_transfer_is_left_out_and_one_of_unknown_state_as_well():
+    states = [("sent", 5), ("cancelled", 700), (None, 90)]
+    events = [send(str(n), START, amount=Decimal(n), currency="KRW", status=each) for each, n in states]
+    assert money(*events)["kept_24h"] == 5
+
+
+def test_what_divides_by_zero_has_no_data():
+    nothing = send("1", START, amount=Decimal(0), currency="KRW", status="sent")
+    assert money(nothing) == {"won_24h": 0, "kept_24h": 0, "kept_to_won": None}
+
+
 def test_the_first_known_of_one_id_counts(tmp_path):
     rows = [
         {
