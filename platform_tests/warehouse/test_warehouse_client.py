@@ -164,6 +164,14 @@ def test_a_server_killed_in_the_middle_of_a_statement(warehouse: Warehouse, bigq
     assert warehouse.cancel(stream="test") == []
 
 
+def test_who_waits_for_a_statement_is_told_that_the_server_was_restarted(warehouse: Warehouse, bigquery: Any) -> None:
+    job = warehouse.client.query(f"{SLOW}, UNNEST(GENERATE_ARRAY(1, 1000)) c")
+    bigquery.kill()
+    bigquery.start()
+    with pytest.raises(WarehouseError, match="The server was restarted while the job ran"):
+        warehouse._finish("slow", job, lambda: job.result(**warehouse._waiting()))
+
+
 def test_values_looked_up_together_are_those_looked_up_alone(warehouse: Warehouse) -> None:
     """The embedded server reads several look-ups in one text at once; what they give is the same."""
     texts = ['{"a": 1, "b": "x", "c": {"d": [1, null]}}', '{"b": null, "c": {"d": "y"}}', "{}", "[1]"]

@@ -97,10 +97,11 @@ def spare_the_collector() -> None:
 
 
 def end_lost_jobs() -> None:
-    """Jobs that no process runs any more become DONE with an error that BigQuery's clients treat as retryable."""
+    """Jobs that no process runs any more become DONE with an error of a reason that the server knows how to tell: whoever still
+    waits for one hears at once what became of it."""
     from local_bigquery.engine import database
 
-    error = {"reason": "backendError", "message": "The server was restarted while the job ran."}
+    error = {"reason": "stopped", "message": "The server was restarted while the job ran."}
     for project, job, resource in database.fetch(
         "SELECT project_id, job_id, resource FROM emulator.jobs WHERE state <> 'DONE'"
     ):
