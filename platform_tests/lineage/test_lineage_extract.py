@@ -246,6 +246,12 @@ def test_a_statement_over_its_time_costs_only_itself(monkeypatch: pytest.MonkeyP
     assert summary.reasons == {"time_limit": 1}
 
 
+def test_a_union_of_thousands_costs_what_its_branches_do() -> None:
+    union = " UNION ALL ".join(f"SELECT a, b, {number} AS c FROM t" for number in range(3000))
+    _, summary = run_jobs([job(0, union)], seconds=6.0)
+    assert summary.reasons == {}
+
+
 def test_a_process_that_dies_costs_only_its_statement(monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 

@@ -190,7 +190,7 @@ class Mix(Value):
     UNNEST, a cast), so a field of it is the mix of the parts' fields.
     """
 
-    __slots__ = ("_influences", "_own", "_sources", "by", "keeps_fields", "node", "parts")
+    __slots__ = ("_influences", "_names", "_own", "_sources", "by", "keeps_fields", "node", "parts")
 
     def __init__(
         self,
@@ -208,6 +208,7 @@ class Mix(Value):
         self._own = own
         self._sources: Sources | None = None
         self._influences: Influences | None = None
+        self._names: tuple[list[str] | None] | None = None
 
     def sources(self) -> Sources:
         if self._sources is None:
@@ -235,13 +236,14 @@ class Mix(Value):
         return type(self)(found, self.by, keeps_fields=True, own=self._own, node=found[0].node)
 
     def field_names(self) -> list[str] | None:
-        if not self.keeps_fields:
-            return []
-        for part in self.parts:
-            names = part.field_names()
-            if names is None or names:
-                return names
-        return []
+        if self._names is None:  # kept: a UNION asks for them at each of its branches
+            self._names = ([],)
+            for part in self.parts if self.keeps_fields else ():
+                names = part.field_names()
+                if names is None or names:
+                    self._names = (names,)
+                    break
+        return self._names[0]
 
     def exploded(self) -> list[tuple[str, Value]] | None:
         if not self.keeps_fields or all(part.exploded() is None for part in self.parts):
