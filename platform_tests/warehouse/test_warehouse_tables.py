@@ -97,9 +97,9 @@ def test_a_foreign_label_stays(warehouse: Warehouse) -> None:
     table = warehouse.client.get_table(warehouse.table_id("t", "orders"))
     table.labels = {**table.labels, "cost": "centre7"}
     warehouse.client.update_table(table, ["labels"])
-    ensure(warehouse, [replace(SPEC, labels={"owner": "chat"})])
+    ensure(warehouse, [replace(SPEC, labels={"owner": "Chat & Talk"})])
     labels = warehouse.client.get_table(warehouse.table_id("t", "orders")).labels
-    assert (labels["cost"], labels["owner"]) == ("centre7", "chat")
+    assert (labels["cost"], labels["owner"]) == ("centre7", "chat___talk")
 
 
 def test_widening(warehouse: Warehouse) -> None:

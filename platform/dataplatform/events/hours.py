@@ -169,6 +169,7 @@ def table_specs(contracts: Iterable[EventContract], settings: Settings) -> "list
 
 def event_table(contract: EventContract, settings: Settings) -> "TableSpec":
     """The table of one event's accepted rows."""
+    from ..warehouse.client import label_value
     from ..warehouse.tables import TableSpec
 
     return TableSpec(
@@ -179,10 +180,10 @@ def event_table(contract: EventContract, settings: Settings) -> "TableSpec":
         clustering=("hour", "user_id", "event_id"),
         description=contract.description,
         labels={
-            "owner": _label(contract.owner),
-            "domain": _label(contract.domain),
+            "owner": label_value(contract.owner),
+            "domain": label_value(contract.domain),
             "service": contract.service,
-            "contract_version": _label(contract.version),
+            "contract_version": label_value(contract.version),
             "status": contract.status,
         },
     )
@@ -780,7 +781,3 @@ def _accepted(counts: Mapping[tuple[datetime, str], Count]) -> "Typed":
             if count.accepted
         ],
     )
-
-
-def _label(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "_-" else "_" for c in text.lower())[:63]

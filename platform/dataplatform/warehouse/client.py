@@ -36,7 +36,6 @@ else:
     auth_errors = Lazily("google.auth.exceptions")
     bigquery = Lazily("google.cloud.bigquery")
 
-_LABEL = re.compile(r"[^a-z0-9_-]+")
 _JOB_ID = re.compile(r"[^A-Za-z0-9_-]+")
 """What BigQuery allows in a label's value (63 characters) and in a job's id (1,024)."""
 
@@ -94,7 +93,7 @@ class Warehouse:
         self, settings: Settings, *, labels: Mapping[str, str] | None = None, client: "bigquery.Client | None" = None
     ) -> None:
         self.settings = settings
-        self.labels = {key: _label(value) for key, value in (labels or {}).items()}
+        self.labels = {key: label_value(value) for key, value in (labels or {}).items()}
         self.project = settings.project
         self.endpoint = settings.bigquery_endpoint or "https://bigquery.googleapis.com"
         self.embedded = settings.bigquery_endpoint is not None
@@ -378,7 +377,7 @@ class Warehouse:
 
         On the embedded server a job that its server's death has cut off may stay listed; `cancel` gives up on such a one.
         """
-        wanted = {key: _label(value) for key, value in labels.items()}
+        wanted = {key: label_value(value) for key, value in labels.items()}
 
         def search() -> list[str]:
             found: list[str] = []
@@ -395,7 +394,7 @@ class Warehouse:
         Jobs whose label `dagster_run` is one of `except_runs` are let be. A statement is atomic: a cancelled one has done
         nothing, one that was quicker than the request has done all.
         """
-        spared = {_label(run) for run in except_runs}
+        spared = {label_value(run) for run in except_runs}
         ended: list[str] = []
         for job_id in self.running_jobs(**labels):
             if job_id in self._abandoned:
@@ -510,7 +509,7 @@ class Warehouse:
         return WarehouseError(f"{what}: {message}{shown}", where=self.endpoint, fix=fix, reason=reason, job_id=job_id)
 
     def _labels(self, labels: Mapping[str, str] | None) -> dict[str, str]:
-        return self.labels | {key: _label(value) for key, value in (labels or {}).items()}
+        return self.labels | {key: label_value(value) for key, value in (labels or {}).items()}
 
     def _job_id(self, name: str) -> str:
         run = self.labels.get("dagster_run", "")[:8]
@@ -536,8 +535,9 @@ def _never_arrived(error: Exception) -> bool:
     return isinstance(reason, NewConnectionError)
 
 
-def _label(value: str) -> str:
-    return _LABEL.sub("_", str(value).lower())[:63]
+def label_value(value: str) -> str:
+    """A text as BigQuery takes it for a label's value: at most 63 small letters (of any script), digits, `_` and `-`."""
+    return "".join(one if one.isalnum() or one in "_-" else "_" for one in str(value).lower())[:63]
 
 
 def _excerpt(sql: str, message: str, around: int = 3) -> str:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .client import Warehouse, WarehouseError
+from .client import Warehouse, WarehouseError, label_value
 from .lazily import Lazily
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _update(warehouse: Warehouse, table: "bigquery.Table", columns: list[dict[st
 
 
 def _labels_of(spec: TableSpec) -> dict[str, str]:
-    return {**spec.labels, SPEC_LABEL: spec.digest}
+    return {key: label_value(value) for key, value in spec.labels.items()} | {SPEC_LABEL: spec.digest}
 
 
 def _standard(kind: str) -> str:
