@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import re
 import signal
@@ -641,6 +642,14 @@ def test_a_slow_disk_does_not_keep_the_person_waiting(tmp_path):
     assert first["landed"] is False and second["landed"] is True
     assert first | {"landed": True} == second
     assert again == first
+
+
+def test_one_of_several_processes_tells_what_is_wrong_without_a_traceback(tmp_path):
+    worker = [sys.executable, "-m", "dataplatform.decisions.worker", str(tmp_path), "127.0.0.1", "0"]
+    place = {"DATAPLATFORM_DATA_DIR": str(tmp_path), "DATAPLATFORM_SCHEMAS_DIR": str(tmp_path / "none")}
+    ended = subprocess.run(worker, env=os.environ | place, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "no such folder" in ended.stderr and "Traceback" not in ended.stderr
 
 
 def test_an_answer_that_was_given_is_made_durable_although_its_database_refuses_at_first(tmp_path):

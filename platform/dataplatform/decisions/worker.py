@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 
+from ..contracts.errors import ContractError
 from ..errors import PlatformError
 from ..settings import get_settings
 from .server import serve_one
@@ -18,7 +19,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         serve_one(get_settings(), host, int(port), shared_port=True)
-    except PlatformError as error:
+    except (PlatformError, ContractError) as error:
         sys.exit(str(error))
 
 
