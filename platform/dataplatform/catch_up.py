@@ -26,6 +26,7 @@ from .fraud.due import FraudStream
 from .lineage.hours import LineageHours
 from .runs import Interrupted, RunOutcome, bury_dead_runs, dagster_instance, execute, select
 from .settings import Settings, get_settings
+from .times import Time
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -154,16 +155,12 @@ def _interrupt(number: int, _frame: object) -> None:
 @click.command("catch-up")
 @click.option(
     "--until",
-    type=click.DateTime(
-        [f"%Y-%m-%d{time}{zone}" for time in ("T%H:%M:%S", "T%H:%M", "T%H") for zone in ("%z", "")] + ["%Y-%m-%d"]
-    ),
+    type=Time(),
     help="Close and materialise hours that end at or before this (UTC unless it says otherwise); default now.",
 )
 @click.option("--select", "selection", help='Dagster asset selection, such as key:"events/*"; the rest stays due.')
 def command(until: datetime | None, selection: str | None) -> None:
     """Close hours and materialise all that is due; exit status 0 only if every blocking check holds."""
-    if until is not None and until.tzinfo is None:
-        until = until.replace(tzinfo=UTC)
     started = time.monotonic()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)

@@ -392,11 +392,8 @@ def _shown(name: str, value: Any) -> str:
         value = [(key if key in _SECRET_KEYS[name] else _MASK, source) for key, source in value.items()]
     elif isinstance(value, dict):
         value = [(key, ", ".join(one) or "none" if isinstance(one, list) else one) for key, one in value.items()]
-    elif name in (
-        "fraud_database",
-        "fraud_git_remote",
-        "fraud_online",
-    ):  # passwords stand before the host or among the options
+    elif name in ("fraud_database", "fraud_git_remote", "fraud_online"):
+        # Passwords stand before the host or among the options.
         value = re.sub(r"(?<=//)\S*@", f"{_MASK}@", re.sub(r"\?.*", f"?{_MASK}", value))
     if isinstance(value, list):
         return ", ".join(f"{key}={one}" for key, one in value) or "none"

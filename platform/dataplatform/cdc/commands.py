@@ -14,10 +14,7 @@ import msgspec
 from ..contracts.collections import CollectionContract, Collections, load_collections_leniently
 from ..errors import PlatformError
 from ..settings import Settings, get_settings
-
-TIMES = click.DateTime(
-    [f"%Y-%m-%dT{clock}{zone}" for clock in ("%H:%M:%S", "%H:%M", "%H") for zone in ("%z", "")] + ["%Y-%m-%d"]
-)
+from ..times import Time
 
 
 @click.group()
@@ -30,7 +27,7 @@ def cdc() -> None:
     "--once", is_flag=True, help="Take what there is (snapshots of new collections, the stream up to now), then end."
 )
 @click.option(
-    "--until", type=TIMES, help="Capture up to this time of the source (UTC unless it says otherwise), then end."
+    "--until", type=Time(), help="Capture up to this time of the source (UTC unless it says otherwise), then end."
 )
 @click.option("--connection", help="Only this connection.")
 @click.option(
@@ -51,8 +48,6 @@ def capture(
     if metrics_port is not None:
         _serve_metrics(settings, metrics_port)
     if once or until is not None:
-        if until is not None and until.tzinfo is None:
-            until = until.replace(tzinfo=UTC)
         for name, state in sorted(capture_once(settings, _say, connection=connection, until=until, stop=stop).items()):
             rows = sum(one.ended[-1].rows for one in state.collections.values() if one.ended)
             click.echo(
@@ -173,7 +168,7 @@ def repair(collection: str, keys: tuple[str, ...]) -> None:
 @cdc.command("as-of")
 @click.argument("collection")
 @click.argument("key")
-@click.option("--at", type=TIMES, help="The time (UTC unless it says otherwise); default now.")
+@click.option("--at", type=Time(), help="The time (UTC unless it says otherwise); default now.")
 def as_of(collection: str, key: str, at: datetime | None) -> None:
     """The document of COLLECTION with this KEY (Extended JSON of its _id) at a time, replayed from its kept changes.
 
@@ -186,7 +181,6 @@ def as_of(collection: str, key: str, at: datetime | None) -> None:
     key = _key(key)
     _must_have_tables(settings, contract)
     at = at or datetime.now(UTC)
-    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at
     found = None
     for moment in CollectionHours(settings, {collection: contract}).moments(collection, key):
         if datetime.fromisoformat(moment.changed_at) <= at:

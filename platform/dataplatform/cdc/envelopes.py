@@ -82,10 +82,7 @@ class EnvelopeReader:
                 continue
             try:
                 data = json.loads(message)
-            except (
-                ValueError,
-                RecursionError,
-            ) as error:  # also of bytes that are no UTF-8, such as a compressed file's
+            except (ValueError, RecursionError) as error:  # ValueError: also for bytes that are no UTF-8
                 raise EnvelopeError(
                     f"not JSON: {error}", where=f"{where}:{number}", fix="give uncompressed files, one message a line"
                 ) from None

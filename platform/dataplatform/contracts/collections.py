@@ -150,10 +150,8 @@ def _parse(file: Path, document: Document) -> tuple[CollectionContract | None, l
         ("collection", contract.collection, _NO_COLLECTION),
     ):
         if refused.search(name):
-            message, fix = (
-                f"`{name}` is no name that MongoDB gives a {key}",
-                f"write the {key}'s name as the source has it",
-            )
+            message = f"`{name}` is no name that MongoDB gives a {key}"
+            fix = f"write the {key}'s name as the source has it"
             problems.append(Problem(file, document.line_of((key,)), key, "bad_name", message, fix))
     expected = f"{contract.namespace}.yaml".replace("/", "_")
     if file.with_suffix(".yaml").name != expected:

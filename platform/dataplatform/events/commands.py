@@ -1,7 +1,7 @@
 """`dataplatform events`: events from files, and repaired rejections back into their place."""
 
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -9,6 +9,7 @@ import click
 from dataplatform.contracts.load import load_contracts
 from dataplatform.landing import Writer, open_landing, unique_writer_name
 from dataplatform.settings import get_settings
+from dataplatform.times import Time
 
 from .importing import Count, events_in, import_events, validate_events
 from .verdict import Judge
@@ -71,25 +72,12 @@ def validate(files: tuple[Path, ...]) -> None:
         sys.exit(1)
 
 
-class _Time(click.ParamType[datetime]):
-    name = "time"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        if isinstance(value, datetime):
-            return value
-        try:
-            time = datetime.fromisoformat(str(value))
-        except ValueError:
-            self.fail(f"{value!r} is no time such as 2026-01-31T07:00:00Z", param, ctx)
-        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-
-
 @events.command()
 @click.option("--event", required=True, help="Name of the event whose contract was mended.")
 @click.option(
-    "--since", required=True, type=_Time(), help="First received hour to judge anew (UTC where no offset is given)."
+    "--since", required=True, type=Time(), help="First received hour to judge anew (UTC where no offset is given)."
 )
-@click.option("--until", type=_Time(), help="End of the hours to judge anew, exclusive; by default all closed ones.")
+@click.option("--until", type=Time(), help="End of the hours to judge anew, exclusive; by default all closed ones.")
 def replay(event: str, since: datetime, until: datetime | None) -> None:
     """Judge what was received by the contract of today, and put repaired rejections in their place."""
     from .replay import replay as replay_event

@@ -3,7 +3,7 @@
 import getpass
 import importlib
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from ..settings import get_settings
+from ..times import Time
 from .compiled import compile_policy, decision
 from .fact_types import TypedPolicy
 from .facts import FactLine, assignments, check_lists, read_facts, read_lists, set_parameters, write_lines
@@ -144,10 +145,8 @@ def features(definitions: Path, data_file: Path, at_file: Path, engine: str, out
 @click.argument("policy")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="A parameter's value to be tried.")
 @click.option("--version", type=int, help="Try this version of the parameters, and keep the summary with it.")
-@click.option("--from", "start", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), required=True, help="UTC.")
-@click.option(
-    "--to", "end", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), required=True, help="UTC, exclusive."
-)
+@click.option("--from", "start", type=Time(), required=True, help="UTC unless it says otherwise.")
+@click.option("--to", "end", type=Time(), required=True, help="Exclusive.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path("backtest"), show_default=True)
 @click.option("--as", "user", default=getpass.getuser, show_default="who is logged in", help="Who tries the version.")
 def backtest(  # click passes by name
@@ -169,7 +168,7 @@ def backtest(  # click passes by name
     settings = get_settings()
     catalog = load_catalog(settings.schemas_dir)
     store = ParameterStore(database_url(settings.fraud_database, settings.data_dir), catalog.policies)
-    begin, until = (each.replace(tzinfo=UTC).isoformat() for each in (start, end))
+    begin, until = (each.isoformat() for each in (start, end))
     question = Question(policy, begin, until, user, version, dict(assignments(changes)))
     run, report = dry_run(store, catalog, Warehouse(settings), question)
     page = write_report(report, output)
